@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Adapter folders as Python PEFT writes them: adapter_config.json and
+// adapter_model.safetensors. What is saved here loads there, and the other way
+// round.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "peft/adapters.h"
+#include "peft/export.h"
+#include "peft/state_dict.h"
+
+namespace peft {
+
+/// Saves every adapter of `model`: "default" into `directory`, others into
+/// directory/<name>/, as PEFT does. Each file is written beside the old one,
+/// flushed and renamed: a crash leaves the old or the new one, whole.
+/// Throws Error (file, state).
+PEFT_API void save_pretrained(
+    torch::nn::Module& model,
+    const std::filesystem::path& directory);
+
+/// Saves one adapter into `directory` itself, whatever its name.
+PEFT_API void save_adapter(
+    torch::nn::Module& model,
+    const std::filesystem::path& directory,
+    const std::string& adapter_name = "default");
+
+struct LoadOptions {
+  /// False: the adapter is frozen, for inference, as in PEFT.
+  bool is_trainable = false;
+  /// True: tensors missing from the file keep their first values and tensors
+  /// that fit nowhere are left out, both with a warning, instead of an Error.
+  bool partial = false;
+};
+
+/// Injects an adapter with the folder's config, fills it with the folder's
+/// tensors and makes it active. Ranks follow the tensors' shapes where the
+/// config's patterns disagree. Throws Error; the model is then as it was.
+PEFT_API Adapters load_adapter(
+    torch::nn::Module& model,
+    const std::filesystem::path& directory,
+    const std::string& adapter_name = "default",
+    const LoadOptions& options = {});
+
+/// The tensors of directory/adapter_model.safetensors under their keys in the
+/// file, mapped, not copied. Throws Error (file).
+PEFT_API StateDict load_peft_weights(const std::filesystem::path& directory);
+
+}  // namespace peft

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// Injecting adapters into a model and operating them.
+//
+// Forward may run in any number of threads, also while another thread calls
+// set_adapter, enable or disable: each forward of a layer sees one choice.
+// Calls that inject, load or delete belong to one thread at a time.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <torch/nn/module.h>
+
+#include "peft/adapter_config.h"
+#include "peft/adapter_status.h"
+#include "peft/export.h"
+#include "peft/match_report.h"
+
+namespace peft {
+
+namespace detail {
+struct ModelState;
+}
+
+/// A light handle on the adapters of one model. Copies share one state, which
+/// lives as long as a handle or an adapted layer does.
+class PEFT_API Adapters {
+ public:
+  /// What an optimiser is to train: every tensor of every adapter that
+  /// requires grad, copies of modules_to_save and trained biases with them,
+  /// each once. The same tensor objects for the adapter's whole life.
+  std::vector<at::Tensor> trainable_parameters() const;
+  /// All tensors of one adapter, trainable or not.
+  std::vector<at::Tensor> parameters(const std::string& adapter_name) const;
+
+  /// Adapter names in the order of injection.
+  std::vector<std::string> names() const;
+  /// The names that are active, also while disabled.
+  std::vector<std::string> active_adapters() const;
+  bool enabled() const;
+  /// The config an adapter was injected with.
+  const AdapterConfig& config(
+      const std::string& adapter_name = "default") const;
+  /// What injection matched, and why not the rest.
+  const MatchReport& report(const std::string& adapter_name = "default") const;
+
+  /// Makes exactly these adapters active: one store, whatever the size of the
+  /// model. requires_grad stays as it is. Unknown names: Error (state).
+  /// A module in the modules_to_save of two of them: Error (state).
+  void set_adapter(const std::string& adapter_name);
+  void set_adapter(const std::vector<std::string>& adapter_names);
+  /// False: forward is the base model's.
+  void enable_adapters(bool enabled);
+  /// Takes an adapter out. If it was active, the first of the other names in
+  /// alphabetical order becomes active, with a warning. Deleting the last one
+  /// is unload().
+  void delete_adapter(const std::string& adapter_name);
+  /// Takes all adapters out: the module is what it was, the same tensors, the
+  /// same requires_grad.
+  void unload();
+  /// requires_grad for all tensors of an adapter.
+  void set_requires_grad(const std::string& adapter_name, bool requires_grad);
+
+  /// The factor of an adapter's contribution, as PEFT's set_scale: scaling
+  /// becomes scale * lora_alpha / r in every layer.
+  void set_scale(const std::string& adapter_name, double scale);
+  /// Multiplies the scaling of the active adapters.
+  void scale_layer(double scale);
+  /// Divides it again; without an argument: back to lora_alpha / r.
+  void unscale_layer(std::optional<double> scale = std::nullopt);
+  /// The scaling in use, by layer path.
+  std::map<std::string, double> scaling(const std::string& adapter_name) const;
+
+  /// Per adapted layer and for the whole model, as PEFT reports them.
+  std::vector<LayerStatus> layer_status() const;
+  ModelStatus status() const;
+
+  // For the library's own rooms.
+  explicit Adapters(std::shared_ptr<detail::ModelState> state);
+  const std::shared_ptr<detail::ModelState>& state() const { return state_; }
+
+ private:
+  std::shared_ptr<detail::ModelState> state_;
+};
+
+/// Puts an adapter on every module of `model` that `config` selects, in place,
+/// and makes it the active one. The first injection freezes the model's own
+/// parameters. Adapter weights take the dtype and device of the weight they
+/// stand on; new submodules take its layer's train/eval mode.
+///
+///   peft::LoraConfig config;
+///   config.target_modules = {"query", "value"};
+///   auto adapters = peft::inject_adapter_in_model(config, *model);
+///
+/// Throws Error naming every mistake; the model is then as it was.
+PEFT_API Adapters inject_adapter_in_model(
+    const AdapterConfig& config,
+    torch::nn::Module& model,
+    const std::string& adapter_name = "default");
+
+/// What that call would adapt, and why not the rest. Changes nothing; mistakes
+/// stand in the report's notes.
+PEFT_API MatchReport match_report(
+    const AdapterConfig& config,
+    const torch::nn::Module& model);
+
+/// The handle again. Throws Error (state) when `model` has no adapters.
+PEFT_API Adapters adapters_of(const torch::nn::Module& model);
+
+/// The same operations by model, under PEFT's names.
+PEFT_API void set_adapter(torch::nn::Module& model, const std::string& name);
+PEFT_API void set_adapter(
+    torch::nn::Module& model,
+    const std::vector<std::string>& names);
+PEFT_API void enable_adapters(torch::nn::Module& model, bool enabled);
+PEFT_API void delete_adapter(torch::nn::Module& model, const std::string& name);
+PEFT_API void unload(torch::nn::Module& model);
+PEFT_API void set_requires_grad(
+    torch::nn::Module& model,
+    const std::vector<std::string>& names,
+    bool requires_grad = true);
+PEFT_API std::vector<LayerStatus> get_layer_status(
+    const torch::nn::Module& model);
+PEFT_API ModelStatus get_model_status(const torch::nn::Module& model);
+
+}  // namespace peft

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// LoRA's configuration: y = W x + s B A dropout(x), s = lora_alpha / r.
+// Low-Rank Adaptation, https://arxiv.org/abs/2106.09685
+#pragma once
+
+#include "peft/adapter_config.h"
+
+namespace peft {
+
+/// PEFT's LoraConfig, field for field. Fields marked (kept) are read, kept and
+/// written back; a value in them that asks for something is refused by name.
+struct PEFT_API LoraConfig : AdapterConfig {
+  std::string peft_type() const override { return "LORA"; }
+  std::unique_ptr<AdapterConfig> clone() const override;
+  void visit(FieldVisitor& visitor) override;
+  void check(detail::Mistakes& mistakes) const override;
+  TargetRules target_rules() const override;
+
+  std::int64_t r = 8;         ///< rank, > 0
+  double lora_alpha = 8;      ///< finite
+  double lora_dropout = 0.0;  ///< in [0, 1)
+  /// True for weights stored [in, out]; layers of this library know their own.
+  bool fan_in_fan_out = false;
+  std::string bias = "none";  ///< "none", "all" or "lora_only"
+  bool use_rslora = false;    ///< s = lora_alpha / sqrt(r)
+  InitChoice init_lora_weights = true;  ///< true, false or "gaussian"
+  std::vector<std::int64_t> layers_to_transform;
+  std::vector<std::string> layers_pattern;
+  Patterns<std::int64_t> rank_pattern;
+  Patterns<double> alpha_pattern;
+  std::vector<std::string> target_parameters;  ///< {"experts.w1"}
+
+  JsonText alora_invocation_tokens;      ///< (kept)
+  JsonText arrow_config;                 ///< (kept)
+  JsonText corda_config;                 ///< (kept)
+  bool ensure_weight_tying = false;      ///< (kept)
+  JsonText eva_config;                   ///< (kept)
+  JsonText kasa_config;                  ///< (kept)
+  JsonText layer_replication;            ///< (kept)
+  JsonText loftq_config{"{}"};           ///< (kept)
+  bool lora_bias = false;                ///< (kept)
+  JsonText lora_ga_config;               ///< (kept)
+  JsonText megatron_config;              ///< (kept)
+  JsonText megatron_core{"\"megatron.core\""};  ///< (kept)
+  JsonText monteclora_config;            ///< (kept)
+  std::int64_t qalora_group_size = 16;   ///< (kept)
+  JsonText trainable_token_indices;      ///< (kept)
+  JsonText use_bdlora;                   ///< (kept)
+  bool use_dora = false;                 ///< (kept)
+  bool use_qalora = false;               ///< (kept)
+  JsonText velora_config;                ///< (kept)
+};
+
+}  // namespace peft

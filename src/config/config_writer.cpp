@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// Configs to the text of adapter_config.json.
+#include <algorithm>
+#include <cmath>
+#include <string_view>
+
+#include "base/text.h"
+#include "config/json_text.h"
+#include "peft/adapter_config.h"
+#include "peft/error.h"
+
+namespace peft {
+namespace {
+
+using detail::concat;
+using detail::Json;
+
+// Python's alphas are integers unless someone chose a fraction.
+Json as_python_number(double value) {
+  constexpr double exact = 9007199254740992;  // 2^53
+  if (std::trunc(value) == value && std::abs(value) < exact) {
+    return static_cast<std::int64_t>(value);
+  }
+  return value;
+}
+
+class FieldWriter final : public FieldVisitor {
+ public:
+  Json object = Json::object();
+
+  void field(const char* name, bool& value) override { object[name] = value; }
+
+  void field(const char* name, std::int64_t& value) override {
+    object[name] = value;
+  }
+
+  void field(const char* name, double& value) override {
+    must_be_finite(name, value);
+    object[name] = std::string_view(name) == "lora_alpha"
+        ? as_python_number(value)
+        : Json(value);
+  }
+
+  void field(const char* name, std::string& value) override {
+    object[name] = value;
+  }
+
+  void field(const char* name, std::optional<std::string>& value) override {
+    object[name] = value ? Json(*value) : Json();
+  }
+
+  void field(const char* name, std::vector<std::string>& value) override {
+    object[name] = value.empty() ? Json() : Json(value);
+  }
+
+  void field(const char* name, std::vector<std::int64_t>& value) override {
+    object[name] = value.empty() ? Json() : Json(value);
+  }
+
+  void field(const char* name, Patterns<std::int64_t>& value) override {
+    Json& patterns = object[name] = Json::object();
+    for (const auto& [key, number] : value) {
+      patterns.emplace(key, number);  // of equal keys the first one counts
+    }
+  }
+
+  void field(const char* name, Patterns<double>& value) override {
+    Json& patterns = object[name] = Json::object();
+    for (const auto& [key, number] : value) {
+      must_be_finite(concat(name, "['", key, "']"), number);
+      patterns.emplace(key, as_python_number(number));
+    }
+  }
+
+  void field(const char* name, ModuleChoice& value) override {
+    if (value.is_none()) {
+      object[name] = nullptr;
+    } else if (value.is_pattern()) {
+      object[name] = value.pattern();
+    } else {
+      // A set in Python, written in any order there; sorted here.
+      auto names = value.names();
+      std::sort(names.begin(), names.end());
+      names.erase(std::unique(names.begin(), names.end()), names.end());
+      object[name] = names;
+    }
+  }
+
+  void field(const char* name, InitChoice& value) override {
+    object[name] =
+        value.is_named() ? Json(value.scheme()) : Json(value.is_default());
+  }
+
+  void field(const char* name, JsonText& value) override {
+    object[name] = detail::parse_json(value.text, name, ErrorKind::config);
+  }
+
+ private:
+  static void must_be_finite(const std::string& name, double value) {
+    if (!std::isfinite(value)) {
+      throw Error(
+          ErrorKind::config,
+          concat(
+              "cannot write an adapter config: ",
+              name,
+              " is ",
+              value,
+              ", a number JSON does not have"));
+    }
+  }
+};
+
+}  // namespace
+
+std::string to_json(const AdapterConfig& config) {
+  FieldWriter writer;
+  config.clone()->visit(writer);  // visit() may change what it visits
+  writer.object["peft_type"] = config.peft_type();
+  for (const auto& [name, json] : config.unknown_fields) {
+    if (!writer.object.contains(name)) {
+      writer.object[name] =
+          detail::parse_json(json.text, name, ErrorKind::config);
+    }
+  }
+  try {
+    return detail::python_json(writer.object);
+  } catch (const Json::exception& error) {
+    throw Error(
+        ErrorKind::config,
+        concat(
+            "cannot write an adapter config, one of its texts is not UTF-8: ",
+            error.what()));
+  }
+}
+
+}  // namespace peft

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// What PEFT's LoraConfig can ask for and this library does not do yet: the
+// initialisations and the variants, refused by their names.
+#pragma once
+
+#include "base/mistakes.h"
+#include "peft/lora_config.h"
+
+namespace peft::detail {
+
+/// init_lora_weights: true, false and "gaussian" pass.
+void check_init_scheme(const LoraConfig& config, Mistakes& mistakes);
+
+/// The fields marked (kept) in lora_config.h.
+void check_variants(const LoraConfig& config, Mistakes& mistakes);
+
+}  // namespace peft::detail

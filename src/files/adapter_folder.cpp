@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "peft/adapter_folder.h"
+
+#include <system_error>
+
+#include "base/atomic_file.h"
+#include "base/text.h"
+#include "hosting/module_host.h"
+#include "model/adapter_tensors.h"
+#include "model/injection.h"
+#include "peft/error.h"
+#include "peft/safetensors.h"
+
+namespace peft {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* config_name = "adapter_config.json";
+constexpr const char* weights_name = "adapter_model.safetensors";
+
+void make_directory(const fs::path& directory) {
+  std::error_code error;
+  fs::create_directories(directory, error);
+  if (error || !fs::is_directory(directory)) {
+    throw Error(
+        ErrorKind::file,
+        detail::concat(
+            "cannot save into '",
+            directory.string(),
+            "': ",
+            error ? error.message() : "it is not a folder",
+            "; give a folder that can be made or written to"));
+  }
+}
+
+void save_record(
+    const detail::AdapterRecord& adapter,
+    const fs::path& directory) {
+  make_directory(directory);
+  auto config = adapter.config->clone();
+  config->inference_mode = true;  // as PEFT saves it, whatever it was
+  StateDict tensors;
+  for (const auto& item : detail::adapter_tensors(adapter)) {
+    tensors.insert("base_model.model." + item.key(), item.value());
+  }
+  const std::string json = to_json(*config);
+  // The config is on disk before the weights take their name, and takes its
+  // own right after them.
+  detail::AtomicFile config_file(directory / config_name);
+  config_file.write(json.data(), json.size());
+  config_file.flush();
+  save_safetensors(tensors, directory / weights_name);
+  config_file.publish();
+}
+
+}  // namespace
+
+void save_pretrained(torch::nn::Module& model, const fs::path& directory) {
+  const auto state = detail::get_state(detail::ModuleHost(model));
+  for (const auto& adapter : state->adapters) {
+    save_record(
+        *adapter,
+        adapter->name == "default" ? directory : directory / adapter->name);
+  }
+}
+
+void save_adapter(
+    torch::nn::Module& model,
+    const fs::path& directory,
+    const std::string& adapter_name) {
+  const auto state = detail::get_state(detail::ModuleHost(model));
+  save_record(state->get(adapter_name, "save_adapter"), directory);
+}
+
+Adapters load_adapter(
+    torch::nn::Module& model,
+    const fs::path& directory,
+    const std::string& adapter_name,
+    const LoadOptions& options) {
+  const auto config = load_adapter_config(directory);
+  config->inference_mode = !options.is_trainable;
+  const StateDict weights = load_peft_weights(directory);
+  return detail::inject(
+      *config,
+      detail::ModuleHost(model),
+      adapter_name,
+      {.weights = &weights, .partial = options.partial});
+}
+
+StateDict load_peft_weights(const fs::path& directory) {
+  const fs::path path = directory / weights_name;
+  if (!fs::exists(path) && fs::exists(directory / "adapter_model.bin")) {
+    throw Error(
+        ErrorKind::unsupported,
+        detail::concat(
+            "'",
+            directory.string(),
+            "' holds adapter_model.bin, a Python "
+            "pickle; save it again in Python with safe_serialization=True"));
+  }
+  return load_safetensors(path);
+}
+
+}  // namespace peft

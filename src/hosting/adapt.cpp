@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "peft/adapt.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <torch/nn/modules/dropout.h>
+
+#include "base/text.h"
+#include "hosting/adapted_tensor.h"
+#include "hosting/adapter_modules.h"
+#include "hosting/layer_kinds.h"
+#include "methods/method_table.h"
+
+namespace peft {
+namespace {
+
+using namespace detail;
+
+// Keeps a lone tensor's choice of adapters; there is only the one.
+struct SingleAdapter final : Owner {
+  std::shared_ptr<const Attachment> attachment;
+};
+
+void check_weight(const at::Tensor& weight, Mistakes& mistakes) {
+  if (!weight.defined()) {
+    mistakes.add(ErrorKind::shape, "the weight is an undefined tensor");
+  } else if (as_adapted(weight)) {
+    mistakes.add(ErrorKind::state, "the tensor is adapted already");
+  } else if (!at::isFloatingType(weight.scalar_type())) {
+    mistakes.add(
+        ErrorKind::unsupported,
+        concat("adapters need a floating point weight, this one is ",
+               weight.dtype()));
+  }
+}
+
+}  // namespace
+
+at::Tensor adapt(
+    const at::Tensor& weight,
+    const AdapterConfig& config,
+    WeightUse use) {
+  Mistakes mistakes(ErrorKind::config, "[adapt] cannot adapt the tensor");
+  config.check(mistakes);
+  check_weight(weight, mistakes);
+  mistakes.raise_if_any();
+  const WeightLayout layout = layout_of(weight, use, /*groups=*/1);
+  const std::shared_ptr<const Method> method =
+      method_entry(config).make(config, "");
+  method->check(layout, "the tensor", mistakes);
+  mistakes.raise_if_any();
+
+  auto attachment = std::make_shared<Attachment>();
+  attachment->method = method;
+  {
+    const at::NoGradGuard no_grad;
+    for (const ParameterSpec& spec : method->parameters(layout)) {
+      attachment->parameters.push_back(
+          at::empty(spec.shape, weight.options().requires_grad(false)));
+    }
+    method->initialise(attachment->parameters, weight, layout);
+  }
+  for (const at::Tensor& parameter : attachment->parameters) {
+    parameter.set_requires_grad(!config.inference_mode);
+  }
+  attachment->dropout = make_dropout(method->dropout().p);
+  auto adapted = std::make_shared<AdaptedWeight>(
+      weight, layout, std::make_shared<Activation>(ActiveSet{true, {0}}));
+  adapted->attach(attachment);
+  auto owner = std::make_shared<SingleAdapter>();
+  owner->attachment = attachment;
+  return make_adapted_tensor(std::move(adapted), std::move(owner));
+}
+
+bool is_adapted(const at::Tensor& tensor) {
+  return as_adapted(tensor) != nullptr;
+}
+
+at::Tensor base_weight(const at::Tensor& tensor) {
+  const AdaptedTensor* adapted = as_adapted(tensor);
+  return adapted ? adapted->replay(adapted->weight()->base()) : tensor;
+}
+
+at::Tensor effective_weight(const at::Tensor& tensor) { return plain(tensor); }
+
+std::vector<at::Tensor> adapter_parameters(const at::Tensor& tensor) {
+  const AdaptedTensor* adapted = as_adapted(tensor);
+  const auto* single = adapted
+      ? dynamic_cast<const SingleAdapter*>(adapted->owner().get())
+      : nullptr;
+  if (!single) {
+    throw Error(
+        ErrorKind::state,
+        concat(
+            "[adapter_parameters] the tensor was not made by peft::adapt",
+            adapted ? "; for a module's adapters use adapters_of(model)" : ""));
+  }
+  return single->attachment->parameters;
+}
+
+}  // namespace peft

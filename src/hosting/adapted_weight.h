@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// One weight with every adapter that stands on it. The base is the module's
+// own parameter, never rewritten; adapters come and go as attachments.
+//
+// Readers (a forward) may run in any number of threads while attach() and
+// detach() run in one other: each reader works on a snapshot.
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/SmallVector.h>
+
+#include "hosting/activation.h"
+#include "methods/method.h"
+
+namespace torch::nn {
+class DropoutImpl;
+}
+
+namespace peft::detail {
+
+/// One adapter on one weight.
+struct Attachment {
+  AdapterId adapter = 0;
+  std::shared_ptr<const Method> method;
+  Tensors parameters;  // in the order of the method's specs
+  std::shared_ptr<torch::nn::DropoutImpl> dropout;  // none: no dropout
+  std::atomic<double> scale{1.0};
+
+  /// The dropout to apply now: 0 in eval mode.
+  double dropout_now() const;
+};
+
+/// A low-rank product to add to a plain operator's result.
+struct LowRankTerm {
+  at::Tensor A;
+  at::Tensor B;
+  double scale;
+  double dropout;
+};
+using LowRankTerms = c10::SmallVector<LowRankTerm, 2>;
+
+/// A weight as the plain tensor and the terms that the active adapters add.
+struct CheapReading {
+  at::Tensor base;
+  LowRankTerms terms;
+};
+
+class AdaptedWeight {
+ public:
+  AdaptedWeight(
+      at::Tensor base,
+      WeightLayout layout,
+      std::shared_ptr<const Activation> activation);
+
+  const at::Tensor& base() const { return base_; }
+  const WeightLayout& layout() const { return layout_; }
+
+  void attach(std::shared_ptr<const Attachment> attachment);
+  void detach(AdapterId adapter);
+  bool has_attachments() const { return !attachments_.load()->empty(); }
+  bool has(AdapterId adapter) const;
+
+  /// Base and terms; nothing when an active adapter has no cheap form.
+  std::optional<CheapReading> cheap_reading() const;
+  /// The weight as the active adapters make it, differentiable; the base
+  /// itself when none is active.
+  at::Tensor effective() const;
+  /// The plain tensor that an in-place write means: the base, or the active
+  /// adapter's own copy of a module that is trained whole.
+  at::Tensor written() const;
+
+  /// The tensor that stands for this weight in its module.
+  void stands_in(const at::Tensor& tensor);
+  at::Tensor tensor() const;
+  /// The base is about to be cast: the tensor's dtype follows.
+  void announce_dtype(at::ScalarType dtype) const;
+
+ private:
+  using Attachments = std::vector<std::shared_ptr<const Attachment>>;
+
+  c10::SmallVector<std::shared_ptr<const Attachment>, 2> active() const;
+
+  const at::Tensor base_;
+  const WeightLayout layout_;
+  const std::shared_ptr<const Activation> activation_;
+  Snapshot<Attachments> attachments_;  // sorted by adapter id
+  c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl> tensor_;
+};
+
+/// How often an effective weight was formed since the process started. Common
+/// layers never do; tests watch it.
+std::int64_t effective_weights_formed();
+
+}  // namespace peft::detail

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hosting/adapter_modules.h"
+
+#include <torch/nn/modules/container/moduledict.h>
+#include <torch/nn/modules/container/parameterdict.h>
+#include <torch/nn/modules/dropout.h>
+#include <torch/nn/modules/linear.h>
+
+#include "base/text.h"
+#include "hosting/adapted_tensor.h"
+
+namespace peft::detail {
+namespace {
+
+namespace nn = torch::nn;
+
+// Marks the containers of this file, and tells adapted weights of dtype
+// changes: Module::to() visits children before it casts the base.
+class AdapterContainer {
+ public:
+  virtual ~AdapterContainer() = default;
+  virtual bool is_empty() const = 0;
+  virtual void erase(const std::string& adapter) = 0;
+
+  void follow(const std::shared_ptr<AdaptedWeight>& weight) {
+    std::erase_if(weights_, [](const auto& w) { return w.expired(); });
+    weights_.push_back(weight);
+  }
+
+ protected:
+  void announce(torch::Dtype dtype) const {
+    for (const auto& followed : weights_) {
+      if (const auto weight = followed.lock()) {
+        weight->announce_dtype(dtype);
+      }
+    }
+  }
+
+ private:
+  std::vector<std::weak_ptr<AdaptedWeight>> weights_;
+};
+
+template <class Dict>
+class Announcing : public Dict, public AdapterContainer {
+ public:
+  void to(torch::Device device, torch::Dtype dtype, bool non_blocking) override {
+    Dict::to(device, dtype, non_blocking);
+    announce(dtype);
+  }
+  void to(torch::Dtype dtype, bool non_blocking) override {
+    Dict::to(dtype, non_blocking);
+    announce(dtype);
+  }
+  void to(torch::Device device, bool non_blocking) override {
+    Dict::to(device, non_blocking);
+  }
+};
+
+class AdapterModules final : public Announcing<nn::ModuleDictImpl> {
+ public:
+  bool is_empty() const override { return empty(); }
+  void erase(const std::string& adapter) override {
+    if (contains(adapter)) {
+      pop(adapter);
+      unregister_module(adapter);
+    }
+  }
+};
+
+class AdapterParameters final : public Announcing<nn::ParameterDictImpl> {
+ public:
+  bool is_empty() const override { return empty(); }
+  void erase(const std::string& adapter) override {
+    if (contains(adapter)) {
+      pop(adapter);
+    }
+  }
+};
+
+// "base_layer", "q_proj": a level of the tree between a layer and its dicts.
+class HolderLevel final : public nn::Module, public AdapterContainer {
+ public:
+  HolderLevel() : Module("Holder") {}
+  bool is_empty() const override { return children().empty(); }
+  void erase(const std::string&) override {}
+};
+
+// Carries tensors that no libtorch layer would describe rightly.
+class Holder final : public nn::Module {
+ public:
+  Holder() : Module("Parameters") {}
+
+  void pretty_print(std::ostream& stream) const override {
+    stream << "Parameters(";
+    const char* comma = "";
+    for (const auto& p : named_parameters(/*recurse=*/false)) {
+      stream << comma << p.key() << "=" << p.value().sizes();
+      comma = ", ";
+    }
+    stream << ")";
+  }
+};
+
+std::shared_ptr<nn::Module> child(
+    const nn::Module& module,
+    const std::string& name) {
+  const auto children = module.named_children();
+  const auto* found = children.find(name);
+  return found ? *found : nullptr;
+}
+
+// The container `name` of `parent`, made if need be.
+template <class Container>
+std::shared_ptr<Container> container(
+    nn::Module& parent,
+    const std::string& name) {
+  auto found = std::dynamic_pointer_cast<Container>(child(parent, name));
+  if (!found) {
+    found = parent.register_module(name, std::make_shared<Container>());
+    found->train(parent.is_training());
+  }
+  return found;
+}
+
+std::shared_ptr<nn::Module> find_seat(const Seat& seat) {
+  std::shared_ptr<nn::Module> module = seat.layer;
+  for (const auto& holder : seat.holders) {
+    module = module ? child(*module, holder) : nullptr;
+  }
+  return module;
+}
+
+void register_tensor(
+    nn::Module& holder,
+    const ParameterSpec& spec,
+    const at::Tensor& tensor) {
+  if (spec.is_buffer) {
+    holder.register_buffer(spec.leaf, tensor);
+  } else {
+    holder.register_parameter(spec.leaf, tensor, tensor.requires_grad());
+  }
+}
+
+void seat_tensor(
+    nn::Module& parent,
+    const std::string& adapter,
+    const SeatedTensor& seated,
+    const std::shared_ptr<AdaptedWeight>& weight) {
+  const ParameterSpec& spec = seated.spec;
+  if (spec.carrier == ParameterSpec::Carrier::bare_parameter) {
+    const auto dict = container<AdapterParameters>(parent, spec.dict);
+    dict->insert(adapter, seated.tensor);
+    dict->follow(weight);
+    return;
+  }
+  const auto dict = container<AdapterModules>(parent, spec.dict);
+  dict->follow(weight);
+  if (!dict->contains(adapter)) {
+    seated.carrier->train(parent.is_training());
+    dict->update({{adapter, seated.carrier}});
+  } else if (spec.carrier == ParameterSpec::Carrier::holder) {
+    // A second tensor of one layer: weight and bias of a saved module.
+    register_tensor(*(*dict)[adapter], spec, seated.tensor);
+  }
+}
+
+}  // namespace
+
+SeatedTensor make_seated(const ParameterSpec& spec, const at::Tensor& value) {
+  if (spec.carrier == ParameterSpec::Carrier::bare_parameter) {
+    return {spec, value, nullptr};
+  }
+  if (spec.carrier == ParameterSpec::Carrier::linear) {
+    // Made small and given its real weight, so that no time goes into random
+    // numbers that nobody reads.
+    nn::Linear linear(nn::LinearOptions(1, 1).bias(false));
+    linear->options.in_features(value.size(1)).out_features(value.size(0));
+    linear->weight.set_data(value.detach());
+    linear->weight.set_requires_grad(value.requires_grad());
+    return {spec, linear->weight, linear.ptr()};
+  }
+  auto holder = std::make_shared<Holder>();
+  register_tensor(*holder, spec, value);
+  return {spec, value, holder};
+}
+
+std::shared_ptr<nn::DropoutImpl> make_dropout(double p) {
+  return p > 0 ? std::make_shared<nn::DropoutImpl>(nn::DropoutOptions(p))
+               : nullptr;
+}
+
+std::string taken_name(const Seat& seat, const SeatedAdapter& adapter) {
+  std::vector<std::string> names = seat.holders;
+  if (names.empty()) {
+    names.push_back(adapter.dropout_dict);
+    for (const auto& seated : adapter.tensors) {
+      names.push_back(seated.spec.dict);
+    }
+  } else {
+    names.resize(1);
+  }
+  for (const auto& name : names) {
+    const auto found = child(*seat.layer, name);
+    if (found && !is_adapter_module(*found)) {
+      return name;
+    }
+  }
+  return "";
+}
+
+void register_adapter(
+    const Seat& seat,
+    const std::string& name,
+    const SeatedAdapter& adapter,
+    const std::shared_ptr<AdaptedWeight>& weight) {
+  std::shared_ptr<nn::Module> parent = seat.layer;
+  for (const auto& holder : seat.holders) {
+    parent = container<HolderLevel>(*parent, holder);
+  }
+  if (!adapter.dropout_dict.empty()) {
+    const auto dict = container<AdapterModules>(*parent, adapter.dropout_dict);
+    std::shared_ptr<nn::Module> dropout = adapter.dropout;
+    if (!dropout) {
+      dropout = std::make_shared<nn::IdentityImpl>();
+    }
+    dropout->train(parent->is_training());
+    dict->update({{name, dropout}});
+  }
+  for (const SeatedTensor& seated : adapter.tensors) {
+    seat_tensor(*parent, name, seated, weight);
+  }
+}
+
+void unregister_adapter(const Seat& seat, const std::string& name) {
+  const auto parent = find_seat(seat);
+  if (!parent) {
+    return;
+  }
+  for (const auto& [key, module] : parent->named_children().pairs()) {
+    if (auto* dict = dynamic_cast<AdapterContainer*>(module.get())) {
+      dict->erase(name);
+      if (dict->is_empty()) {
+        parent->unregister_module(key);
+      }
+    }
+  }
+  if (!seat.holders.empty() && parent->children().empty()) {
+    Seat above = seat;
+    above.holders.pop_back();
+    if (const auto module = find_seat(above)) {
+      module->unregister_module(seat.holders.back());
+    }
+  }
+}
+
+bool is_adapter_module(const nn::Module& module) {
+  return dynamic_cast<const AdapterContainer*>(&module) != nullptr;
+}
+
+}  // namespace peft::detail

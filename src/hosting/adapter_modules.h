@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// The submodules that show an adapter in the module tree, as in PEFT:
+// lora_dropout, lora_A and lora_B below the adapted layer, each a ModuleDict
+// by adapter name. Printing, parameters(), train(), to() and archives find
+// them as any other module; forward reads their tensors.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <torch/nn/module.h>
+
+#include "hosting/adapted_weight.h"
+#include "methods/method.h"
+
+namespace torch::nn {
+class DropoutImpl;
+}
+
+namespace peft::detail {
+
+/// Where one adapter's modules of one weight are registered: on `layer`, or
+/// below it under `holders` ("base_layer"), which are made as needed.
+struct Seat {
+  std::shared_ptr<torch::nn::Module> layer;
+  std::vector<std::string> holders;
+};
+
+/// One stored tensor with the module that carries it, not yet registered.
+struct SeatedTensor {
+  ParameterSpec spec;
+  at::Tensor tensor;
+  std::shared_ptr<torch::nn::Module> carrier;  // none: a bare parameter
+};
+
+/// Makes the carrier for `value`; the result's tensor is what is to be used.
+SeatedTensor make_seated(const ParameterSpec& spec, const at::Tensor& value);
+
+/// A dropout module when p > 0 (an Identity is registered otherwise).
+std::shared_ptr<torch::nn::DropoutImpl> make_dropout(double p);
+
+/// What register_adapter puts in the tree.
+struct SeatedAdapter {
+  std::vector<SeatedTensor> tensors;
+  std::string dropout_dict;  // "" : the method has no dropout
+  std::shared_ptr<torch::nn::DropoutImpl> dropout;
+};
+
+/// A name that is taken by a module of the model itself, or "".
+std::string taken_name(const Seat& seat, const SeatedAdapter& adapter);
+
+/// Registers everything under `name`. New modules take the layer's train/eval
+/// mode. `weight` is told of dtype changes that come through the tree.
+void register_adapter(
+    const Seat& seat,
+    const std::string& name,
+    const SeatedAdapter& adapter,
+    const std::shared_ptr<AdaptedWeight>& weight);
+
+/// Takes everything of adapter `name` out again, and containers left empty.
+void unregister_adapter(const Seat& seat, const std::string& name);
+
+/// True for the containers this file makes: no part of the model itself.
+bool is_adapter_module(const torch::nn::Module& module);
+
+}  // namespace peft::detail

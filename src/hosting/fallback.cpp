@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hosting/fallback.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include <ATen/core/grad_mode.h>
+
+#include "hosting/adapted_tensor.h"
+
+namespace peft::detail {
+namespace {
+
+using torch::jit::Stack;
+
+// Aliasing operators that people call to get at the data: give them data.
+constexpr std::array<std::string_view, 4> reads = {
+    "aten::contiguous", "aten::to", "aten::cpu", "aten::cuda"};
+
+bool is_view(const c10::FunctionSchema& schema) {
+  if (schema.arguments().empty() || schema.returns().size() != 1 ||
+      std::find(reads.begin(), reads.end(), schema.name()) != reads.end()) {
+    return false;
+  }
+  const auto* from = schema.arguments()[0].alias_info();
+  const auto* to = schema.returns()[0].alias_info();
+  const bool list = schema.returns()[0].type()->kind() ==
+      c10::TypeKind::ListType;
+  return from && !from->isWrite() && ((to && !to->isWrite()) || list);
+}
+
+// Whether the view swaps the two dimensions of a matrix.
+bool is_transpose(const c10::OperatorName& name, const Stack& arguments) {
+  if (name.name == "aten::t" || name.name == "aten::numpy_T" ||
+      name.name == "aten::mT") {
+    return true;
+  }
+  if (name.name == "aten::transpose" && name.overload_name == "int") {
+    const auto a = arguments[1].toInt();
+    const auto b = arguments[2].toInt();
+    return (a + b) % 2 != 0;  // dimensions 0 and 1, counted from either end
+  }
+  if (name.name == "aten::permute") {
+    return (arguments[1].toIntVector()[0] + 2) % 2 == 1;
+  }
+  return false;
+}
+
+// What `view` becomes by one more step whose result has the shape of `next`.
+WeightView extend(
+    const AdaptedTensor& adapted,
+    ViewStep step,
+    const at::Tensor& next) {
+  WeightView view = adapted.view();
+  const auto& name = step.op.operator_name();
+  const bool matrix = view.is_matrix &&
+      adapted.weight()->layout().form == WeightLayout::Form::matrix;
+  if (name.name == "aten::detach") {
+    view.is_matrix = false;  // the factors must not get gradients
+  } else if (matrix && is_transpose(name, step.arguments)) {
+    view.transposed = !view.transposed;
+  } else if (
+      matrix && name.name == "aten::slice" && !view.transposed &&
+      !view.rows && !adapted.weight()->layout().inputs_first &&
+      step.arguments[1].toInt() == 0 && step.arguments[4].toInt() == 1) {
+    const auto rows = adapted.size(0);
+    const auto& start = step.arguments[2];
+    auto begin = start.isNone() ? 0 : start.toInt();
+    begin = std::clamp<std::int64_t>(begin < 0 ? begin + rows : begin, 0, rows);
+    view.rows = {begin, begin + next.size(0)};
+  } else {
+    view.is_matrix = false;
+  }
+  view.steps.push_back(std::move(step));
+  return view;
+}
+
+at::Tensor adapted_view(
+    const AdaptedTensor& adapted,
+    ViewStep step,
+    const at::Tensor& shape) {
+  WeightView view = extend(adapted, std::move(step), shape);
+  return at::Tensor(c10::make_intrusive<AdaptedTensor>(
+      adapted.weight(), adapted.owner(), std::move(view), shape));
+}
+
+// Puts adapted views in the place of a view operator's result. False when the
+// operator made a copy this time (reshape may).
+bool view(
+    const c10::OperatorHandle& op,
+    const AdaptedTensor& adapted,
+    Stack* stack,
+    std::size_t first) {
+  Stack arguments(stack->begin() + static_cast<std::ptrdiff_t>(first),
+                  stack->end());
+  const at::NoGradGuard no_grad;
+  const at::Tensor base = adapted.replay(adapted.weight()->base());
+  Stack shapes = arguments;
+  shapes[0] = base;
+  op.callBoxed(shapes);
+  arguments[0] = c10::IValue();
+
+  c10::IValue result;
+  if (shapes.back().isTensor()) {
+    const at::Tensor shape = shapes.back().toTensor();
+    if (!shape.is_alias_of(base)) {
+      return false;
+    }
+    result = adapted_view(adapted, {op, arguments, std::nullopt}, shape);
+  } else {
+    std::vector<at::Tensor> parts = shapes.back().toTensorVector();
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      if (!parts[i].is_alias_of(base)) {
+        return false;
+      }
+      parts[i] = adapted_view(adapted, {op, arguments, i}, parts[i]);
+    }
+    result = std::move(parts);
+  }
+  stack->resize(first);
+  stack->push_back(std::move(result));
+  return true;
+}
+
+// An adapted argument and the plain tensor that was written in its place.
+struct Written {
+  at::Tensor adapted;
+  at::Tensor plain;
+};
+
+at::Tensor substitute(
+    const at::Tensor& tensor,
+    bool is_written,
+    std::vector<Written>& written) {
+  const AdaptedTensor* adapted = as_adapted(tensor);
+  if (!adapted) {
+    return tensor;
+  }
+  if (!is_written) {
+    return adapted->read();
+  }
+  written.push_back({tensor, adapted->written()});
+  return written.back().plain;
+}
+
+void substitute_all(
+    const c10::FunctionSchema& schema,
+    Stack* stack,
+    std::size_t first,
+    std::vector<Written>& written) {
+  for (std::size_t i = first; i < stack->size(); ++i) {
+    c10::IValue& value = (*stack)[i];
+    const auto* alias = schema.arguments()[i - first].alias_info();
+    const bool is_written = alias && alias->isWrite();
+    if (value.isTensor()) {
+      if (as_adapted(value.toTensor())) {
+        value = substitute(value.toTensor(), is_written, written);
+      }
+    } else if (value.isTensorList()) {
+      auto list = value.toTensorVector();
+      for (auto& tensor : list) {
+        tensor = substitute(tensor, is_written, written);
+      }
+      value = std::move(list);
+    } else if (value.isList() && value.toListRef().size() > 0) {
+      auto list = value.toList();  // Tensor?[]: index, index_put
+      auto copy = list.copy();
+      for (std::size_t j = 0; j < copy.size(); ++j) {
+        const c10::IValue element = copy.get(j);
+        if (element.isTensor() && as_adapted(element.toTensor())) {
+          copy.set(j, substitute(element.toTensor(), is_written, written));
+        }
+      }
+      value = std::move(copy);
+    }
+  }
+}
+
+}  // namespace
+
+void fallback(const c10::OperatorHandle& op, Stack* stack) {
+  const auto& schema = op.schema();
+  const std::size_t first = stack->size() - schema.arguments().size();
+  if (is_view(schema) && (*stack)[first].isTensor()) {
+    const at::Tensor self = (*stack)[first].toTensor();
+    const AdaptedTensor* adapted = as_adapted(self);
+    if (adapted && view(op, *adapted, stack, first)) {
+      return;
+    }
+  }
+  std::vector<Written> written;
+  substitute_all(schema, stack, first, written);
+  op.callBoxed(stack);
+  for (std::size_t i = first; i < stack->size(); ++i) {
+    for (const Written& w : written) {
+      if ((*stack)[i].isTensor() && (*stack)[i].toTensor().is_same(w.plain)) {
+        (*stack)[i] = w.adapted;
+      }
+    }
+  }
+}
+
+at::Tensor transpose_matrix(const at::Tensor& weight) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("aten::t", "");
+  const AdaptedTensor* adapted = as_adapted(weight);
+  const at::NoGradGuard no_grad;
+  return adapted_view(
+      *adapted, {op, {c10::IValue()}, std::nullopt},
+      adapted->replay(adapted->weight()->base()).t());
+}
+
+}  // namespace peft::detail

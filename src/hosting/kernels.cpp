@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+// What happens when an operator meets an adapted tensor.
+//
+// The operators that read weights (linear and the products it is made of,
+// embedding, convolutions) run plainly on the base and add the adapters with
+// their factors. Every other operator goes through fallback.cpp.
+#include <torch/library.h>
+
+#include <ATen/Functions.h>
+
+#include "hosting/adapted_tensor.h"
+#include "hosting/dispatch_key.h"
+#include "hosting/fallback.h"
+#include "hosting/low_rank.h"
+
+namespace peft::detail {
+namespace {
+
+using at::IntArrayRef;
+using at::Tensor;
+using Form = WeightLayout::Form;
+
+// `tensor` as a weight [outputs, inputs], or [inputs, outputs] when
+// inputs_first, whose adapters can run on their factors.
+std::optional<CheapReading> as_linear_map(
+    const Tensor& tensor,
+    bool inputs_first) {
+  const AdaptedTensor* adapted = as_adapted(tensor);
+  if (!adapted || !adapted->view().is_matrix) {
+    return std::nullopt;
+  }
+  const WeightLayout& layout = adapted->weight()->layout();
+  const WeightView& view = adapted->view();
+  if (layout.form != Form::matrix ||
+      (layout.inputs_first != view.transposed) != inputs_first) {
+    return std::nullopt;
+  }
+  auto reading = adapted->weight()->cheap_reading();
+  if (!reading) {
+    return std::nullopt;
+  }
+  reading->base = adapted->replay(reading->base);
+  if (view.rows) {
+    for (LowRankTerm& term : reading->terms) {
+      term.B = term.B.slice(0, view.rows->first, view.rows->second);
+    }
+  }
+  return reading;
+}
+
+Tensor linear(
+    const Tensor& input,
+    const Tensor& weight,
+    const std::optional<Tensor>& bias) {
+  const Tensor x = plain(input);
+  if (const auto map = as_linear_map(weight, false)) {
+    return add_linear(
+        at::linear(x, map->base, plain(bias)), x, map->terms);
+  }
+  return at::linear(x, plain(weight), plain(bias));
+}
+
+Tensor matmul(const Tensor& self, const Tensor& other) {
+  const Tensor x = plain(self);
+  if (const auto map = as_linear_map(other, true)) {
+    return add_linear(at::matmul(x, map->base), x, map->terms);
+  }
+  return at::matmul(x, plain(other));
+}
+
+Tensor mm(const Tensor& self, const Tensor& mat2) {
+  const Tensor x = plain(self);
+  if (const auto map = as_linear_map(mat2, true)) {
+    return add_linear(at::mm(x, map->base), x, map->terms);
+  }
+  return at::mm(x, plain(mat2));
+}
+
+Tensor addmm(
+    const Tensor& self,
+    const Tensor& mat1,
+    const Tensor& mat2,
+    const at::Scalar& beta,
+    const at::Scalar& alpha) {
+  const Tensor x = plain(mat1);
+  if (auto map = as_linear_map(mat2, true)) {
+    for (LowRankTerm& term : map->terms) {
+      term.scale *= alpha.toDouble();
+    }
+    return add_linear(
+        at::addmm(plain(self), x, map->base, beta, alpha), x, map->terms);
+  }
+  return at::addmm(plain(self), x, plain(mat2), beta, alpha);
+}
+
+// `tensor` as an untouched weight of the layout `form`.
+std::optional<CheapReading> as_whole(const Tensor& tensor, Form form) {
+  const AdaptedTensor* adapted = as_adapted(tensor);
+  if (!adapted || !adapted->view().steps.empty() ||
+      adapted->weight()->layout().form != form) {
+    return std::nullopt;
+  }
+  return adapted->weight()->cheap_reading();
+}
+
+Tensor embedding(
+    const Tensor& weight,
+    const Tensor& indices,
+    int64_t padding_idx,
+    bool scale_grad_by_freq,
+    bool sparse) {
+  const Tensor i = plain(indices);
+  if (const auto table = as_whole(weight, Form::table)) {
+    const Lookup lookup{padding_idx, scale_grad_by_freq, sparse};
+    return add_embedding(
+        at::embedding(
+            table->base, i, padding_idx, scale_grad_by_freq, sparse),
+        i, table->terms, lookup);
+  }
+  return at::embedding(
+      plain(weight), i, padding_idx, scale_grad_by_freq, sparse);
+}
+
+// max_norm shrinks the rows in place before the lookup: the base's, and like
+// PEFT each active adapter's own.
+Tensor& embedding_renorm_(
+    Tensor& self,
+    const Tensor& indices,
+    double max_norm,
+    double norm_type) {
+  const AdaptedTensor* adapted = as_adapted(self);
+  if (!adapted) {
+    return at::embedding_renorm_(self, plain(indices), max_norm, norm_type);
+  }
+  Tensor written = adapted->written();
+  at::embedding_renorm_(written, indices, max_norm, norm_type);
+  if (const auto table = as_whole(self, Form::table)) {
+    for (const LowRankTerm& term : table->terms) {
+      Tensor rows = term.A.t();
+      at::embedding_renorm_(rows, indices, max_norm, norm_type);
+    }
+  }
+  return self;
+}
+
+// `run(x, weight, bias, groups)` is one of libtorch's convolutions with its
+// stride, padding and dilation bound.
+template <class Run>
+Tensor convolve(
+    const Tensor& input,
+    const Tensor& weight,
+    const std::optional<Tensor>& bias,
+    int64_t groups,
+    const Run& run) {
+  const Tensor x = plain(input);
+  if (const auto kernel = as_whole(weight, Form::kernel)) {
+    return add_convolution(
+        run(x, kernel->base, plain(bias), groups), x, kernel->terms, groups,
+        [&](const Tensor& dropped, const Tensor& A) {
+          return run(dropped, A, std::optional<Tensor>(), 1);
+        });
+  }
+  return run(x, plain(weight), plain(bias), groups);
+}
+
+// Padding is IntArrayRef or a word ("same").
+#define PEFT_CONVOLUTION(NAME, CONV, PADDING)                               \
+  Tensor NAME(                                                              \
+      const Tensor& input, const Tensor& weight,                            \
+      const std::optional<Tensor>& bias, IntArrayRef stride,                \
+      PADDING padding, IntArrayRef dilation, int64_t groups) {              \
+    return convolve(                                                        \
+        input, weight, bias, groups,                                        \
+        [&](const Tensor& x, const Tensor& w,                               \
+            const std::optional<Tensor>& b, int64_t g) {                    \
+          return CONV(x, w, b, stride, padding, dilation, g);               \
+        });                                                                 \
+  }
+PEFT_CONVOLUTION(conv1d, at::conv1d, IntArrayRef)
+PEFT_CONVOLUTION(conv2d, at::conv2d, IntArrayRef)
+PEFT_CONVOLUTION(conv3d, at::conv3d, IntArrayRef)
+PEFT_CONVOLUTION(conv1d_padding, at::conv1d, std::string_view)
+PEFT_CONVOLUTION(conv2d_padding, at::conv2d, std::string_view)
+PEFT_CONVOLUTION(conv3d_padding, at::conv3d, std::string_view)
+#undef PEFT_CONVOLUTION
+
+Tensor convolution(
+    const Tensor& input,
+    const Tensor& weight,
+    const std::optional<Tensor>& bias,
+    IntArrayRef stride,
+    IntArrayRef padding,
+    IntArrayRef dilation,
+    bool transposed,
+    IntArrayRef output_padding,
+    int64_t groups) {
+  const auto run = [&](const Tensor& x, const Tensor& w,
+                       const std::optional<Tensor>& b, int64_t g) {
+    return at::convolution(
+        x, w, b, stride, padding, dilation, transposed, output_padding, g);
+  };
+  if (transposed) {  // reads the weight the other way round
+    return run(plain(input), plain(weight), plain(bias), groups);
+  }
+  return convolve(input, weight, bias, groups, run);
+}
+
+}  // namespace
+
+void register_kernels() {
+  using torch::Library;
+  static Library any(Library::IMPL, "_", adapter_key, __FILE__, __LINE__);
+  static Library aten(Library::IMPL, "aten", adapter_key, __FILE__, __LINE__);
+  static const bool registered = [] {
+    any.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
+    aten.impl("t", &transpose_matrix);
+    aten.impl("linear", &linear);
+    aten.impl("matmul", &matmul);
+    aten.impl("mm", &mm);
+    aten.impl("addmm", &addmm);
+    aten.impl("embedding", &embedding);
+    aten.impl("embedding_renorm_", &embedding_renorm_);
+    aten.impl("conv1d", &conv1d);
+    aten.impl("conv2d", &conv2d);
+    aten.impl("conv3d", &conv3d);
+    aten.impl("conv1d.padding", &conv1d_padding);
+    aten.impl("conv2d.padding", &conv2d_padding);
+    aten.impl("conv3d.padding", &conv3d_padding);
+    aten.impl("convolution", &convolution);
+    return true;
+  }();
+  (void)registered;
+}
+
+}  // namespace peft::detail

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hosting/layer_kinds.h"
+
+#include <algorithm>
+#include <mutex>
+#include <shared_mutex>
+
+#include <c10/util/Type.h>
+#include <torch/nn/modules/activation.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/embedding.h>
+#include <torch/nn/modules/instancenorm.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/nn/modules/normalization.h>
+#include <torch/nn/modules/rnn.h>
+
+#include "peft/layer_kinds.h"
+
+namespace peft {
+namespace detail {
+namespace {
+
+namespace nn = torch::nn;
+using Members = std::vector<TensorMember>;
+
+// What most layers have; undefined tensors (no bias) are dropped later.
+template <class Layer>
+Members weight_and_bias(Layer& layer) {
+  return {{"weight", &layer.weight}, {"bias", &layer.bias}};
+}
+
+template <class Layer>
+Members normalisation(Layer& layer) {
+  Members members = weight_and_bias(layer);
+  members.push_back({"running_mean", &layer.running_mean});
+  members.push_back({"running_var", &layer.running_var});
+  members.push_back({"num_batches_tracked", &layer.num_batches_tracked});
+  return members;
+}
+
+template <class Layer>
+Members recurrent_cell(Layer& layer) {
+  return {
+      {"weight_ih", &layer.weight_ih},
+      {"weight_hh", &layer.weight_hh},
+      {"bias_ih", &layer.bias_ih},
+      {"bias_hh", &layer.bias_hh}};
+}
+
+template <class Layer>
+Members convolution(Layer& layer) {
+  Members members = weight_and_bias(layer);
+  members[0].layout =
+      WeightLayout::kernel(layer.weight, layer.options.groups());
+  return members;
+}
+
+Members linear(nn::LinearImpl& layer) {
+  Members members = weight_and_bias(layer);
+  members[0].layout = WeightLayout::matrix(layer.weight);
+  return members;
+}
+
+Members embedding(nn::EmbeddingImpl& layer) {
+  return {{"weight", &layer.weight, WeightLayout::table(layer.weight)}};
+}
+
+Members attention(nn::MultiheadAttentionImpl& layer) {
+  Members members;
+  const auto add_weight = [&](const char* name, at::Tensor& weight,
+                              const char* holder) {
+    if (weight.defined()) {
+      members.push_back(
+          {name, &weight, WeightLayout::matrix(weight), false, holder});
+    }
+  };
+  add_weight("in_proj_weight", layer.in_proj_weight, "");
+  add_weight("q_proj_weight", layer.q_proj_weight, "q_proj");
+  add_weight("k_proj_weight", layer.k_proj_weight, "k_proj");
+  add_weight("v_proj_weight", layer.v_proj_weight, "v_proj");
+  members.push_back({"in_proj_bias", &layer.in_proj_bias});
+  members.push_back({"bias_k", &layer.bias_k});
+  members.push_back({"bias_v", &layer.bias_v});
+  return members;
+}
+
+template <class Layer>
+Members weight_only(Layer& layer) {
+  return {{"weight", &layer.weight}};
+}
+
+struct Kind {
+  std::string name;
+  std::function<std::optional<Members>(nn::Module&)> members;
+  bool linear = false;
+  std::vector<std::string> companions = {};
+};
+
+template <class Layer>
+Kind kind(const char* name, Members (*members)(Layer&)) {
+  return {name, [members](nn::Module& module) -> std::optional<Members> {
+            auto* layer = dynamic_cast<Layer*>(&module);
+            return layer ? std::optional(members(*layer)) : std::nullopt;
+          }};
+}
+
+std::vector<Kind> make_built_in_kinds() {
+  std::vector<Kind> kinds = {
+      kind("Linear", linear),
+      kind("Embedding", embedding),
+      kind("Conv1d", convolution<nn::Conv1dImpl>),
+      kind("Conv2d", convolution<nn::Conv2dImpl>),
+      kind("Conv3d", convolution<nn::Conv3dImpl>),
+      kind("MultiheadAttention", attention),
+      // Below: no adapters, but modules_to_save may train them whole.
+      kind("LayerNorm", weight_and_bias<nn::LayerNormImpl>),
+      kind("GroupNorm", weight_and_bias<nn::GroupNormImpl>),
+      kind("BatchNorm1d", normalisation<nn::BatchNorm1dImpl>),
+      kind("BatchNorm2d", normalisation<nn::BatchNorm2dImpl>),
+      kind("BatchNorm3d", normalisation<nn::BatchNorm3dImpl>),
+      kind("InstanceNorm1d", normalisation<nn::InstanceNorm1dImpl>),
+      kind("InstanceNorm2d", normalisation<nn::InstanceNorm2dImpl>),
+      kind("InstanceNorm3d", normalisation<nn::InstanceNorm3dImpl>),
+      kind("ConvTranspose1d", weight_and_bias<nn::ConvTranspose1dImpl>),
+      kind("ConvTranspose2d", weight_and_bias<nn::ConvTranspose2dImpl>),
+      kind("ConvTranspose3d", weight_and_bias<nn::ConvTranspose3dImpl>),
+      kind("Bilinear", weight_and_bias<nn::BilinearImpl>),
+      kind("EmbeddingBag", weight_only<nn::EmbeddingBagImpl>),
+      kind("PReLU", weight_only<nn::PReLUImpl>),
+      kind("RNNCell", recurrent_cell<nn::RNNCellImpl>),
+      kind("LSTMCell", recurrent_cell<nn::LSTMCellImpl>),
+      kind("GRUCell", recurrent_cell<nn::GRUCellImpl>),
+  };
+  kinds[0].linear = true;
+  kinds[5].companions = {"out_proj"};
+  return kinds;
+}
+
+const std::vector<Kind>& built_in_kinds() {
+  static const std::vector<Kind> kinds = make_built_in_kinds();
+  return kinds;
+}
+
+struct UserKind {
+  std::string name;
+  MembersOf members_of;
+};
+
+std::shared_mutex user_kinds_mutex;
+std::vector<UserKind>& user_kinds() {
+  static std::vector<UserKind> kinds;
+  return kinds;
+}
+
+std::string short_name(std::string name) {
+  const auto colon = name.rfind("::");
+  if (colon != std::string::npos) {
+    name = name.substr(colon + 2);
+  }
+  if (name.size() > 4 && name.ends_with("Impl")) {
+    name.resize(name.size() - 4);
+  }
+  return name;
+}
+
+bool is_linear_use(WeightUse use) {
+  return use == WeightUse::linear || use == WeightUse::linear_transposed;
+}
+
+// A parameter whose input no operator tells: PEFT's target_parameters.
+bool is_bare(const MemberOf& member) {
+  return member.use == WeightUse::any ||
+      (is_linear_use(member.use) && member.tensor->dim() != 2);
+}
+
+KnownLayer from_user_kind(
+    const std::string& name,
+    std::vector<MemberOf> members) {
+  std::erase_if(members, [](const auto& m) { return !m.tensor->defined(); });
+  KnownLayer known{.kind = name};
+  for (const MemberOf& member : members) {
+    known.linear = known.linear || is_linear_use(member.use);
+    const bool bare = is_bare(member);
+    // Several weights of one layer keep their adapters apart.
+    const bool shares = !bare && members.size() > 1;
+    known.members.push_back(
+        {member.name, member.tensor,
+         layout_of(*member.tensor, member.use, member.groups), bare,
+         shares ? member.name : ""});
+  }
+  return known;
+}
+
+}  // namespace
+
+WeightLayout layout_of(
+    const at::Tensor& weight,
+    WeightUse use,
+    std::int64_t groups) {
+  switch (use) {
+    case WeightUse::linear:
+      return weight.dim() == 2 ? WeightLayout::matrix(weight)
+                               : WeightLayout::bare(weight);
+    case WeightUse::linear_transposed: {
+      if (weight.dim() == 2) {
+        return WeightLayout::matrix(weight, /*inputs_first=*/true);
+      }
+      WeightLayout layout = WeightLayout::bare(weight);
+      std::swap(layout.inputs, layout.outputs);
+      layout.inputs_first = true;
+      return layout;
+    }
+    case WeightUse::embedding:
+      return weight.dim() == 2 ? WeightLayout::table(weight) : WeightLayout{};
+    case WeightUse::convolution:
+      return weight.dim() >= 3 ? WeightLayout::kernel(weight, groups)
+                               : WeightLayout{};
+    case WeightUse::any:
+      return WeightLayout::bare(weight);
+  }
+  return {};
+}
+
+void register_layer_kind(const char* type_name, MembersOf members_of) {
+  const std::unique_lock lock(user_kinds_mutex);
+  user_kinds().insert(
+      user_kinds().begin(),
+      {short_name(c10::demangle(type_name)), std::move(members_of)});
+}
+
+std::optional<KnownLayer> know_layer(nn::Module& layer) {
+  {
+    const std::shared_lock lock(user_kinds_mutex);
+    for (const UserKind& kind : user_kinds()) {
+      auto members = kind.members_of(layer);
+      if (!members.empty()) {
+        return from_user_kind(kind.name, std::move(members));
+      }
+    }
+  }
+  for (const Kind& kind : built_in_kinds()) {
+    if (auto members = kind.members(layer)) {
+      std::erase_if(*members, [](const TensorMember& member) {
+        return !member.tensor->defined();
+      });
+      return KnownLayer{
+          kind.name, kind.linear, std::move(*members), kind.companions};
+    }
+  }
+  return std::nullopt;
+}
+
+std::string type_name(const nn::Module& module) {
+  return short_name(c10::demangle(typeid(module).name()));
+}
+
+}  // namespace detail
+}  // namespace peft

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of layer kinds: which members of a layer object hold tensors, and
+// which operator reads those that take adapters.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <torch/nn/module.h>
+
+#include "methods/weight_layout.h"
+#include "peft/layer_kinds.h"
+
+namespace peft::detail {
+
+/// One tensor member of a layer object.
+struct TensorMember {
+  std::string name;
+  at::Tensor* tensor;
+  std::optional<WeightLayout> layout = {};  // set: adapters may stand on it
+  bool bare = false;
+  std::string holder = "";
+};
+
+/// What the table knows of a layer object.
+struct KnownLayer {
+  std::string kind;  // "Linear"
+  bool linear = false;
+  std::vector<TensorMember> members = {};
+  std::vector<std::string> companions = {};
+};
+
+/// nullopt when no kind, registered or built in, fits.
+std::optional<KnownLayer> know_layer(torch::nn::Module& layer);
+
+/// How a weight that an operator reads so is laid out.
+WeightLayout layout_of(
+    const at::Tensor& weight,
+    WeightUse use,
+    std::int64_t groups);
+
+/// The class name for messages: "Linear" for torch::nn::LinearImpl.
+std::string type_name(const torch::nn::Module& module);
+
+}  // namespace peft::detail

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hosting/module_host.h"
+
+#include <algorithm>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "base/text.h"
+#include "hosting/adapted_tensor.h"
+#include "hosting/adapter_modules.h"
+#include "hosting/layer_kinds.h"
+
+namespace peft::detail {
+namespace {
+
+namespace nn = torch::nn;
+using Members = std::vector<TensorMember>;
+
+// A public member of a layer object that others may drop at any time.
+class MemberPlace final : public TensorPlace {
+ public:
+  MemberPlace(std::weak_ptr<nn::Module> layer, at::Tensor* member)
+      : layer_(std::move(layer)), member_(member) {}
+
+  at::Tensor get() const override {
+    const auto layer = layer_.lock();
+    return layer ? *member_ : at::Tensor();
+  }
+  void put(const at::Tensor& tensor) override {
+    if (const auto layer = layer_.lock()) {
+      *member_ = tensor;
+    }
+  }
+
+ private:
+  std::weak_ptr<nn::Module> layer_;
+  at::Tensor* member_;
+};
+
+at::Tensor base_of(const at::Tensor& tensor) {
+  const AdaptedTensor* adapted = as_adapted(tensor);
+  return adapted ? adapted->weight()->base() : tensor;
+}
+
+void add_tensors(
+    HostedLayer& layer,
+    const std::shared_ptr<nn::Module>& module,
+    const KnownLayer& known) {
+  const auto buffers = module->named_buffers(/*recurse=*/false);
+  for (const TensorMember& member : known.members) {
+    layer.tensors.push_back(
+        {.name = member.name,
+         .place = std::make_shared<MemberPlace>(module, member.tensor),
+         .base = base_of(*member.tensor),
+         .is_buffer = buffers.contains(member.name),
+         .layout = member.layout,
+         .bare = member.bare,
+         .holder = member.holder});
+  }
+}
+
+void add_unknown_tensors(HostedLayer& layer, const nn::Module& module) {
+  const auto check = [&](const auto& named) {
+    for (const auto& item : named) {
+      const bool known = std::any_of(
+          layer.tensors.begin(), layer.tensors.end(), [&](const auto& t) {
+            return t.base.is_same(item.value());
+          });
+      if (!known && item.value().defined()) {
+        layer.unknown_tensors.push_back(item.key());
+      }
+    }
+  };
+  check(module.named_parameters(/*recurse=*/false));
+  check(module.named_buffers(/*recurse=*/false));
+}
+
+class Walk {
+ public:
+  std::vector<HostedLayer> run(const nn::Module& root) {
+    layers_.push_back({.path = "", .type = type_name(root)});
+    on_path_.insert(&root);
+    visit_children(root, "");
+    return std::move(layers_);
+  }
+
+ private:
+  void visit_children(const nn::Module& module, const std::string& path) {
+    for (const auto& child : module.named_children()) {
+      if (!is_adapter_module(*child.value())) {
+        visit(child.value(), join_path(path, child.key()));
+      }
+    }
+  }
+
+  void visit(const std::shared_ptr<nn::Module>& module, const std::string& path) {
+    if (!on_path_.insert(module.get()).second) {
+      return;  // a module that contains itself
+    }
+    const auto [place, is_new] =
+        seen_.try_emplace(module.get(), layers_.size());
+    if (is_new) {
+      layers_.push_back(describe(module, path));
+    } else {
+      layers_[place->second].others.push_back(path);
+    }
+    visit_children(*module, path);
+    on_path_.erase(module.get());
+  }
+
+  static HostedLayer describe(
+      const std::shared_ptr<nn::Module>& module,
+      const std::string& path) {
+    HostedLayer layer{.path = path, .type = type_name(*module)};
+    if (const auto known = know_layer(*module)) {
+      layer.type = known->kind;
+      layer.linear = known->linear;
+      layer.companions = known->companions;
+      add_tensors(layer, module, *known);
+    }
+    add_unknown_tensors(layer, *module);
+    layer.seat = module;
+    return layer;
+  }
+
+  std::vector<HostedLayer> layers_;
+  std::unordered_map<const nn::Module*, std::size_t> seen_;
+  std::unordered_set<const nn::Module*> on_path_;
+};
+
+// Calls `see` for `module` and everything below it that belongs to the model.
+void walk_own_modules(
+    const nn::Module& module,
+    const std::string& path,
+    std::unordered_set<const nn::Module*>& seen,
+    const std::function<bool(const nn::Module&, const std::string&)>& see) {
+  if (!seen.insert(&module).second || !see(module, path)) {
+    return;
+  }
+  for (const auto& child : module.named_children()) {
+    if (!is_adapter_module(*child.value())) {
+      walk_own_modules(
+          *child.value(), join_path(path, child.key()), seen, see);
+    }
+  }
+}
+
+// Every tensor object once, under its first path.
+std::vector<std::pair<std::string, at::Tensor>> collect(
+    const nn::Module& root,
+    bool with_buffers) {
+  std::vector<std::pair<std::string, at::Tensor>> found;
+  std::unordered_set<const void*> tensors;
+  const auto add = [&](const std::string& path, const auto& named) {
+    for (const auto& item : named) {
+      if (item.value().defined() &&
+          tensors.insert(item.value().unsafeGetTensorImpl()).second) {
+        found.emplace_back(join_path(path, item.key()), item.value());
+      }
+    }
+  };
+  std::unordered_set<const nn::Module*> seen;
+  walk_own_modules(
+      root, "", seen, [&](const nn::Module& module, const std::string& path) {
+        add(path, module.named_parameters(/*recurse=*/false));
+        if (with_buffers) {
+          add(path, module.named_buffers(/*recurse=*/false));
+        }
+        return true;
+      });
+  return found;
+}
+
+}  // namespace
+
+std::vector<HostedLayer> ModuleHost::layers() const {
+  return Walk().run(root_);
+}
+
+std::vector<std::pair<std::string, at::Tensor>> ModuleHost::parameters()
+    const {
+  return collect(root_, /*with_buffers=*/false);
+}
+
+std::vector<std::pair<std::string, at::Tensor>> own_tensors(
+    const nn::Module& root) {
+  return collect(root, /*with_buffers=*/true);
+}
+
+std::string ModuleHost::type() const { return type_name(root_); }
+
+std::shared_ptr<Owner> ModuleHost::find_owner(
+    const std::function<bool(const Owner&)>& wanted) const {
+  std::shared_ptr<Owner> found;
+  std::unordered_set<const nn::Module*> seen;
+  walk_own_modules(
+      root_, "", seen, [&](const nn::Module& module, const std::string&) {
+        if (found) {
+          return false;
+        }
+        // Only reads: layer kinds hand out members to write for injection.
+        const auto known = know_layer(const_cast<nn::Module&>(module));
+        for (const auto& member : known ? known->members : Members{}) {
+          const auto* adapted = as_adapted(*member.tensor);
+          if (adapted && !found && wanted(*adapted->owner())) {
+            found = adapted->owner();
+          }
+        }
+        return found == nullptr;
+      });
+  return found;
+}
+
+}  // namespace peft::detail

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a weight is read as a linear map: all that a method may know of the
+// layer it serves.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace peft::detail {
+
+struct WeightLayout {
+  enum class Form {
+    matrix,  // [outputs, inputs], or [inputs, outputs] when inputs_first
+    table,   // [inputs, outputs]: one row looked up per index
+    kernel,  // [outputs, inputs / groups, window...]
+    stack,   // count matrices: [count, outputs, inputs], or inputs_first
+    whole,   // any tensor, read as it is (a bias, a running mean)
+  };
+
+  Form form = Form::whole;
+  std::int64_t outputs = 0;
+  std::int64_t inputs = 0;
+  std::vector<std::int64_t> window = {};
+  std::int64_t groups = 1;
+  std::int64_t count = 1;
+  bool inputs_first = false;
+
+  static WeightLayout matrix(const at::Tensor& w, bool inputs_first = false);
+  static WeightLayout table(const at::Tensor& weight);
+  static WeightLayout kernel(const at::Tensor& weight, std::int64_t groups);
+  /// 2-D: a matrix; 3-D: a stack; anything else: whole.
+  static WeightLayout bare(const at::Tensor& weight);
+
+  /// "a 4x8 matrix", for messages.
+  std::string describe() const;
+};
+
+}  // namespace peft::detail

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// An adapter's tensors by their file keys, and copying a state dict into them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "methods/method_table.h"
+#include "model/model_state.h"
+#include "peft/state_dict.h"
+
+namespace peft::detail {
+
+/// The live tensors of `record` by PEFT's keys, in the model's order.
+StateDict adapter_tensors(const AdapterRecord& record);
+
+/// Shapes in `weights` of what stands under `file_prefix`, by file name.
+StoredShapes stored_shapes(
+    const StateDict& weights,
+    const std::string& file_prefix);
+
+/// Copies `weights` into the tensors of `record`, all or nothing. Throws Error
+/// (shape) for entries that do not fit; see set_peft_model_state_dict.
+LoadReport load_tensors(
+    const AdapterRecord& record,
+    const StateDict& weights,
+    bool ignore_mismatched_sizes);
+
+/// As above; missing and unexpected keys are an Error as well unless `partial`,
+/// when they are warned of.
+void load_all(
+    const AdapterRecord& record,
+    const StateDict& weights,
+    bool partial);
+
+}  // namespace peft::detail

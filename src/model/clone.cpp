@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "peft/clone.h"
+
+#include <algorithm>
+#include <map>
+
+#include <ATen/core/grad_mode.h>
+
+#include "base/text.h"
+#include "hosting/module_host.h"
+#include "model/adapter_tensors.h"
+#include "model/injection.h"
+
+namespace peft {
+namespace detail {
+namespace {
+
+// Takes every adapter's modules and tensors out of a model, and puts the very
+// same ones back when it goes out of scope.
+class Lifted {
+ public:
+  explicit Lifted(ModelState& state) {
+    for (const Site& site : state.sites) {
+      tensors_.emplace_back(site.place, site.place->get());
+      site.place->put(site.weight->base());
+    }
+    for (const auto& adapter : state.adapters) {
+      for (const Target& target : adapter->targets) {
+        lift_modules(target.layer.lock());
+      }
+    }
+  }
+
+  ~Lifted() {
+    for (const auto& [layer, name, module] : modules_) {
+      layer->register_module(name, module);
+    }
+    for (const auto& [place, tensor] : tensors_) {
+      place->put(tensor);
+    }
+  }
+
+  Lifted(const Lifted&) = delete;
+  Lifted& operator=(const Lifted&) = delete;
+
+ private:
+  using Module = std::shared_ptr<torch::nn::Module>;
+
+  void lift_modules(const Module& layer) {
+    if (!layer) {
+      return;
+    }
+    for (const auto& [name, module] : layer->named_children().pairs()) {
+      if (is_adapter_module(*module)) {
+        modules_.emplace_back(layer, name, module);
+        layer->unregister_module(name);
+      }
+    }
+  }
+
+  std::vector<std::pair<std::shared_ptr<TensorPlace>, at::Tensor>> tensors_;
+  std::vector<std::tuple<Module, std::string, Module>> modules_;
+};
+
+// The tensors of a model's layers in the order of a walk. Two models of one
+// structure agree in it even where clone() loses the names of children.
+std::vector<HostedTensor> tensors_in_order(
+    const Host& host,
+    std::vector<std::shared_ptr<torch::nn::Module>>& seats) {
+  std::vector<HostedTensor> tensors;
+  for (const HostedLayer& layer : host.layers()) {
+    for (const HostedTensor& tensor : layer.tensors) {
+      tensors.push_back(tensor);
+      seats.push_back(layer.seat);
+    }
+  }
+  return tensors;
+}
+
+// Plans the same adapters on another model of the same structure.
+class Replanner {
+ public:
+  Replanner(const Host& from, const Host& to)
+      : from_(tensors_in_order(from, from_seats_)),
+        to_(tensors_in_order(to, to_seats_)) {}
+
+  InjectionPlan plan(const AdapterRecord& adapter) const {
+    InjectionPlan plan{
+        .name = adapter.name,
+        .config = adapter.config->clone(),
+        .report = adapter.report};
+    for (const Target& target : adapter.targets) {
+      const std::size_t i = index_of(target);
+      PlannedTarget planned{to_[i], target, target.attachment->method};
+      planned.target.layer = to_seats_[i];
+      planned.target.base = to_[i].base;
+      plan.targets.push_back(std::move(planned));
+    }
+    for (const TrainedBias& trained : adapter.biases) {
+      plan.biases.push_back({trained.file_key, to_[index_of(trained)].base});
+    }
+    return plan;
+  }
+
+ private:
+  std::size_t index_of(const Target& target) const {
+    const auto layer = target.layer.lock();
+    return find([&](std::size_t i) {
+      return from_seats_[i] == layer && from_[i].name == target.tensor_name;
+    });
+  }
+
+  std::size_t index_of(const TrainedBias& trained) const {
+    return find(
+        [&](std::size_t i) { return from_[i].base.is_same(trained.bias); });
+  }
+
+  template <class IsIt>
+  std::size_t find(const IsIt& is_it) const {
+    for (std::size_t i = 0; i < std::min(from_.size(), to_.size()); ++i) {
+      if (is_it(i)) {
+        return i;
+      }
+    }
+    throw Error(
+        ErrorKind::state,
+        "[clone] a layer with adapters is no longer part of the model");
+  }
+
+  std::vector<std::shared_ptr<torch::nn::Module>> from_seats_, to_seats_;
+  std::vector<HostedTensor> from_, to_;
+};
+
+void copy_contents(const AdapterRecord& from, const AdapterRecord& to) {
+  for (std::size_t i = 0; i < from.targets.size(); ++i) {
+    const Attachment& source = *from.targets[i].attachment;
+    Attachment& target = *to.targets[i].attachment;
+    target.scale.store(source.scale.load());
+    for (std::size_t p = 0; p < source.parameters.size(); ++p) {
+      target.parameters[p].set_requires_grad(
+          source.parameters[p].requires_grad());
+    }
+  }
+}
+
+void copy_adapters(
+    const ModelState& from,
+    const Host& from_host,
+    const Host& to_host) {
+  const Replanner replanner(from_host, to_host);
+  std::shared_ptr<ModelState> state;
+  std::map<AdapterId, AdapterId> new_ids;
+  for (const auto& adapter : from.adapters) {
+    const StateDict weights = adapter_tensors(*adapter);
+    state = carry_out(
+                replanner.plan(*adapter), to_host, state,
+                {.weights = &weights})
+                .state();
+    const AdapterRecord& copy = state->get(adapter->name, "clone");
+    copy_contents(*adapter, copy);
+    new_ids[adapter->id] = copy.id;
+  }
+  ActiveSet active = *from.activation->load();
+  for (AdapterId& id : active.ids) {
+    id = new_ids.at(id);
+  }
+  state->activation->store(std::move(active));
+}
+
+// The original's present requires_grad for the copy's own parameters.
+void copy_requires_grad(const Host& from, const Host& to) {
+  const auto source = from.parameters();
+  const auto target = to.parameters();
+  for (std::size_t i = 0; i < source.size() && i < target.size(); ++i) {
+    target[i].second.set_requires_grad(source[i].second.requires_grad());
+  }
+}
+
+void copy_training_flags(
+    const torch::nn::Module& from,
+    torch::nn::Module& to) {
+  to.train(from.is_training());
+  const auto source = from.children();
+  const auto target = to.children();
+  for (std::size_t i = 0; i < std::min(source.size(), target.size()); ++i) {
+    copy_training_flags(*source[i], *target[i]);
+  }
+}
+
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+void check_same_structure(
+    const Host& host,
+    const NamedTensors& source,
+    const NamedTensors& target) {
+  Mistakes mistakes(
+      ErrorKind::shape,
+      concat("[copy_into] the two models differ (a ", host.type(), ")"));
+  for (std::size_t i = 0; i < std::max(source.size(), target.size()); ++i) {
+    if (i >= source.size() || i >= target.size()) {
+      mistakes.add(concat(
+          source.size(), " tensors in one, ", target.size(), " in the other"));
+      break;
+    }
+    if (source[i].first != target[i].first ||
+        source[i].second.sizes() != target[i].second.sizes()) {
+      mistakes.add(concat(
+          "'", source[i].first, "' ", source[i].second.sizes(), " against '",
+          target[i].first, "' ", target[i].second.sizes()));
+    }
+  }
+  mistakes.raise_if_any();
+}
+
+}  // namespace
+}  // namespace detail
+
+std::shared_ptr<torch::nn::Module> clone_module(torch::nn::Module& model) {
+  const detail::ModuleHost host(model);
+  const auto state = detail::find_state(host);
+  if (!state) {
+    return model.clone();
+  }
+  std::shared_ptr<torch::nn::Module> copy;
+  {
+    const detail::Lifted lifted(*state);
+    copy = model.clone();
+  }
+  const detail::ModuleHost copy_host(*copy);
+  detail::copy_adapters(*state, host, copy_host);
+  detail::copy_requires_grad(host, copy_host);
+  detail::copy_training_flags(model, *copy);
+  return copy;
+}
+
+void copy_into(torch::nn::Module& model, torch::nn::Module& fresh) {
+  const detail::ModuleHost host(model);
+  const auto source = detail::own_tensors(model);
+  const auto target = detail::own_tensors(fresh);
+  detail::check_same_structure(host, source, target);
+  {
+    const at::NoGradGuard no_grad;
+    for (std::size_t i = 0; i < source.size(); ++i) {
+      at::Tensor to = target[i].second;
+      to.set_data(source[i].second.detach().clone());
+    }
+  }
+  if (const auto state = detail::find_state(host)) {
+    detail::copy_adapters(*state, host, detail::ModuleHost(fresh));
+  }
+  detail::copy_requires_grad(host, detail::ModuleHost(fresh));
+  detail::copy_training_flags(model, fresh);
+}
+
+}  // namespace peft

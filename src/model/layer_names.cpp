@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/layer_names.h"
+
+#include <algorithm>
+#include <set>
+
+#include "base/text.h"
+#include "peft/lora_config.h"
+
+namespace peft::detail {
+namespace {
+
+class Chooser {
+ public:
+  Chooser(const std::vector<HostedLayer>& layers, MatchReport& report)
+      : layers_(layers), report_(report) {}
+
+  void by_module() {
+    const auto paths = report_.adapted();
+    const std::set<std::string> chosen(paths.begin(), paths.end());
+    // Companions first: what a MultiheadAttention brings along is not adapted
+    // a second time under its own name.
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      if (chosen.contains(layers_[i].path)) {
+        bring_companions(i, chosen);
+      }
+    }
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      const HostedLayer& layer = layers_[i];
+      for (std::size_t t = 0; t < layer.tensors.size(); ++t) {
+        const HostedTensor& tensor = layer.tensors[t];
+        const bool by_name = tensor.bare &&
+            chosen.contains(join_path(layer.path, tensor.name));
+        if (tensor.layout && (chosen.contains(layer.path) || by_name)) {
+          add({{i, t}, npos, false});
+        }
+      }
+    }
+  }
+
+  void by_parameter(const std::vector<std::string>& names) {
+    for (const std::string& name : names) {
+      bool found = false;
+      for (std::size_t i = 1; i < layers_.size(); ++i) {
+        for (std::size_t t = 0; t < layers_[i].tensors.size(); ++t) {
+          found |= try_parameter(name, i, t);
+        }
+      }
+      if (!found) {
+        report_.unmatched_targets.push_back(name);
+      }
+    }
+  }
+
+  std::vector<ChosenWeight> in_model_order() {
+    std::stable_sort(
+        chosen_.begin(), chosen_.end(), [](const auto& a, const auto& b) {
+          const auto place = [](const ChosenWeight& c) {
+            return c.through == npos ? c.weight.layer : c.through;
+          };
+          return std::tuple(place(a), a.weight.layer, a.weight.tensor) <
+              std::tuple(place(b), b.weight.layer, b.weight.tensor);
+        });
+    return std::move(chosen_);
+  }
+
+ private:
+  static constexpr auto npos = static_cast<std::size_t>(-1);
+
+  void bring_companions(
+      std::size_t layer,
+      const std::set<std::string>& chosen) {
+    for (const auto& name : layers_[layer].companions) {
+      const auto path = join_path(layers_[layer].path, name);
+      for (std::size_t i = 0; i < layers_.size(); ++i) {
+        if (layers_[i].path != path) {
+          continue;
+        }
+        if (chosen.contains(path)) {
+          report_.notes.push_back(concat(
+              "'", path, "' is adapted once, as part of '",
+              layers_[layer].path, "'"));
+        }
+        for (std::size_t t = 0; t < layers_[i].tensors.size(); ++t) {
+          if (layers_[i].tensors[t].layout) {
+            add({{i, t}, layer, false});
+          }
+        }
+        report_companion(path, layers_[layer].path);
+      }
+    }
+  }
+
+  void report_companion(const std::string& path, const std::string& with) {
+    for (auto& module : report_.modules) {
+      if (module.path == path) {
+        module.adapted = true;
+        module.reason = concat("part of '", with, "'");
+      }
+    }
+  }
+
+  bool try_parameter(const std::string& name, std::size_t i, std::size_t t) {
+    const HostedTensor& tensor = layers_[i].tensors[t];
+    const auto path = join_path(layers_[i].path, tensor.name);
+    if (!has_path_suffix(path, name)) {
+      return false;
+    }
+    if (tensor.layout) {
+      add({{i, t}, npos, true});
+    }
+    const auto reason = tensor.layout
+        ? concat("target_parameters has '", name, "'")
+        : std::string("not a weight that can take an adapter");
+    report_.modules.push_back(
+        {path, "parameter", tensor.layout.has_value(), reason});
+    return tensor.layout.has_value();
+  }
+
+  void add(ChosenWeight choice) {
+    const auto key = std::pair(choice.weight.layer, choice.weight.tensor);
+    if (taken_.insert(key).second) {
+      chosen_.push_back(choice);
+    }
+  }
+
+  const std::vector<HostedLayer>& layers_;
+  MatchReport& report_;
+  std::vector<ChosenWeight> chosen_;
+  std::set<std::pair<std::size_t, std::size_t>> taken_;
+};
+
+}  // namespace
+
+std::vector<ModuleName> layer_names(const std::vector<HostedLayer>& layers) {
+  std::vector<ModuleName> names;
+  for (const HostedLayer& layer : layers) {
+    names.push_back(
+        {.path = layer.path,
+         .others = layer.others,
+         .type = layer.type,
+         .supported = layer.adaptable(),
+         .linear = layer.linear && layer.adaptable()});
+    for (const HostedTensor& tensor : layer.tensors) {
+      if (tensor.bare && tensor.layout && !layer.path.empty()) {
+        ModuleName name{
+            .path = join_path(layer.path, tensor.name),
+            .type = "parameter",
+            .supported = true};
+        for (const auto& other : layer.others) {
+          name.others.push_back(join_path(other, tensor.name));
+        }
+        names.push_back(std::move(name));
+      }
+    }
+  }
+  return names;
+}
+
+std::vector<ChosenWeight> choose_weights(
+    const AdapterConfig& config,
+    const std::vector<HostedLayer>& layers,
+    MatchReport& report) {
+  Chooser chooser(layers, report);
+  chooser.by_module();
+  if (const auto* lora = dynamic_cast<const LoraConfig*>(&config)) {
+    chooser.by_parameter(lora->target_parameters);
+  }
+  return chooser.in_model_order();
+}
+
+}  // namespace peft::detail

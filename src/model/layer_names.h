@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// A host's layers as names for matching.
+#pragma once
+
+#include <vector>
+
+#include "hosting/host.h"
+#include "matching/target_matcher.h"
+
+namespace peft::detail {
+
+/// One name a layer, and one for each bare parameter, which is a target by its
+/// own path too ("experts.w1").
+std::vector<ModuleName> layer_names(const std::vector<HostedLayer>& layers);
+
+/// One tensor of one layer, both by index.
+struct TensorChoice {
+  std::size_t layer;
+  std::size_t tensor;
+};
+
+/// The weights that `report` and config.target_parameters choose, each once,
+/// in the model's order; a MultiheadAttention brings its out_proj along.
+/// Entries of target_parameters without a match are added to the report.
+struct ChosenWeight {
+  TensorChoice weight;
+  /// The layer that brought it along (out_proj), or npos.
+  std::size_t through = static_cast<std::size_t>(-1);
+  /// Chosen by target_parameters.
+  bool as_parameter = false;
+};
+std::vector<ChosenWeight> choose_weights(
+    const AdapterConfig& config,
+    const std::vector<HostedLayer>& layers,
+    MatchReport& report);
+
+}  // namespace peft::detail

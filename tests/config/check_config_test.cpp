@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// LoraConfig::check: values that can never work, and what is not built.
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include <gmock/gmock.h>
+
+#include "base/mistakes.h"
+#include "peft/lora_config.h"
+#include "support/error_of.h"
+
+namespace {
+
+using peft::ErrorKind;
+using peft::LoraConfig;
+using peft_test::error_of;
+using testing::AllOf;
+using testing::HasSubstr;
+
+void check(const LoraConfig& config) {
+  peft::detail::Mistakes mistakes(ErrorKind::config, "check");
+  config.check(mistakes);
+  mistakes.raise_if_any();
+}
+
+std::string mistake(ErrorKind kind, const LoraConfig& config) {
+  return error_of(kind, [&] { check(config); });
+}
+
+TEST(CheckConfig, IsContentWithDefaultsAndWhatIsBuilt) {
+  LoraConfig config;
+  EXPECT_NO_THROW(check(config));
+  config.init_lora_weights = "gaussian";
+  config.lora_dropout = 0.999;
+  config.lora_alpha = -0.5;
+  config.task_type = "CAUSAL_LM";
+  config.layers_to_transform = {0};
+  config.layers_pattern = {"h"};
+  config.rank_pattern = {{"q", 1}};
+  config.target_parameters = {"experts.w1"};
+  EXPECT_NO_THROW(check(config));
+}
+
+TEST(CheckConfig, NamesAllMistakesAtOnce) {
+  LoraConfig config;
+  config.r = 0;
+  config.lora_alpha = std::numeric_limits<double>::infinity();
+  config.lora_dropout = std::nan("");
+  config.bias = "some";
+  config.task_type = "CAUSAL";
+  config.target_modules = ".*q";
+  config.layers_to_transform = {1, -2};
+  config.layers_pattern = {"h"};
+  config.rank_pattern = {{"q", 0}, {"q", 2}};
+  config.alpha_pattern = {{"q", std::nan("")}};
+  EXPECT_THAT(
+      mistake(ErrorKind::config, config),
+      AllOf(
+          HasSubstr("r is 0"),
+          HasSubstr("lora_alpha is inf"),
+          HasSubstr("lora_dropout is nan"),
+          HasSubstr("bias is 'some'"),
+          HasSubstr("task_type is 'CAUSAL'"),
+          HasSubstr("layers_to_transform works only with a list"),
+          HasSubstr("layers_pattern works only with a list"),
+          HasSubstr("layers_to_transform holds -2"),
+          HasSubstr("rank_pattern gives 'q' the value 0"),
+          HasSubstr("rank_pattern has the key 'q' twice"),
+          HasSubstr("alpha_pattern gives 'q' the value nan")));
+}
+
+TEST(CheckConfig, WantsADropoutBelowOne) {
+  LoraConfig config;
+  config.lora_dropout = 1;
+  EXPECT_THAT(mistake(ErrorKind::config, config), HasSubstr("lora_dropout"));
+  config.lora_dropout = -0.1;
+  EXPECT_THAT(mistake(ErrorKind::config, config), HasSubstr("lora_dropout"));
+}
+
+TEST(CheckConfig, WantsLayersBesideALayersPattern) {
+  LoraConfig config;
+  config.layers_pattern = {"h"};
+  EXPECT_THAT(
+      mistake(ErrorKind::config, config),
+      HasSubstr("without layers_to_transform"));
+}
+
+TEST(CheckConfig, RefusesInitialisationsByName) {
+  for (const char* scheme :
+       {"pissa",
+        "pissa_niter_16",
+        "olora",
+        "orthogonal",
+        "eva",
+        "corda",
+        "loftq",
+        "lora_ga",
+        "mica",
+        "OLoRA"}) {
+    LoraConfig config;
+    config.init_lora_weights = scheme;
+    EXPECT_THAT(
+        mistake(ErrorKind::unsupported, config),
+        HasSubstr("init_lora_weights = '" + std::string(scheme) + "'"));
+  }
+  LoraConfig config;
+  config.init_lora_weights = "gausian";
+  EXPECT_THAT(
+      mistake(ErrorKind::config, config),
+      HasSubstr("did you mean 'gaussian'?"));
+}
+
+TEST(CheckConfig, RefusesVariantsByFieldAndValue) {
+  LoraConfig config;
+  config.use_dora = config.lora_bias = config.use_qalora = true;
+  config.ensure_weight_tying = true;
+  for (auto field :
+       {&LoraConfig::arrow_config,
+        &LoraConfig::kasa_config,
+        &LoraConfig::monteclora_config,
+        &LoraConfig::use_bdlora,
+        &LoraConfig::velora_config}) {
+    (config.*field).text = "{}";  // all defaults of the variant
+  }
+  config.alora_invocation_tokens.text = "[1]";
+  config.layer_replication.text = "[[0,4]]";
+  config.megatron_config.text = R"({"tp":2})";
+  config.trainable_token_indices.text = "[7]";
+  const std::string text = mistake(ErrorKind::unsupported, config);
+  EXPECT_THAT(text, HasSubstr("13 mistakes"));
+  for (const char* part :
+       {"use_dora = true",
+        "arrow_config = {}",
+        "kasa_config = {}",
+        "monteclora_config = {}",
+        "use_bdlora = {}",
+        "velora_config = {}",
+        "alora_invocation_tokens = [1]",
+        "layer_replication = [[0,4]]",
+        "megatron_config = {\"tp\":2}",
+        "trainable_token_indices = [7]"}) {
+    EXPECT_THAT(text, HasSubstr(part));
+  }
+}
+
+TEST(CheckConfig, LetsPassWhatAsksForNothing) {
+  LoraConfig config;
+  config.qalora_group_size = 32;
+  config.megatron_core.text = "\"other\"";
+  config.eva_config.text = R"({"rho": 2.0})";  // PEFT ignores these without
+  config.corda_config.text = "{}";             // their initialisation
+  config.lora_ga_config.text = "{}";
+  config.loftq_config.text = R"({"loftq_bits": 4})";
+  config.alora_invocation_tokens.text = "[]";
+  config.use_bdlora.text = "false";
+  EXPECT_NO_THROW(check(config));
+}
+
+TEST(CheckConfig, NamesFieldsThatAreNoJson) {
+  LoraConfig config;
+  config.auto_mapping.text = "{";
+  config.loftq_config.text = "";
+  config.arrow_config.text = "top_k";
+  config.unknown_fields = {{"new", {"'x'"}}};
+  EXPECT_THAT(
+      mistake(ErrorKind::config, config),
+      AllOf(
+          HasSubstr("auto_mapping is not JSON"),
+          HasSubstr("loftq_config is not JSON"),
+          HasSubstr("arrow_config is not JSON"),
+          HasSubstr("'new' is not JSON")));
+}
+
+TEST(CheckConfig, ClonesAllFields) {
+  LoraConfig config;
+  config.r = 3;
+  config.unknown_fields = {{"x", {"1"}}};
+  EXPECT_EQ(peft::to_json(*config.clone()), peft::to_json(config));
+}
+
+}  // namespace

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapter configs read and written here against Python PEFT 0.21.2, live.
+
+    python tests/parity/config_parity.py path/to/config_tool
+
+Needs peft==0.21.2. Exits with 1 when anything differs that is not listed in
+`as_we_write_it`. The random configs are the same on every run.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig, inject_adapter_in_model
+from peft.tuners.lora.config import (
+    ArrowConfig, BdLoraConfig, CordaConfig, EvaConfig, KasaConfig,
+    LoraGAConfig, MontecloraConfig, VeloraConfig)
+
+warnings.simplefilter("ignore")
+dice = random.Random(20240521)
+NAMES = ["q", "v", "layers.0.q", "head", "é", "a\"b\\c", "x\ty", "😀", "mlp.fc1"]
+NUMBERS = [1, 3, 8, 16, 0.5, 1e-5, 0.1, 1e-4, 123456.75, 1e16, 2.5e300, 7.0,
+           1 / 3, 5e-324]
+
+
+def some(names, least=0):
+    return dice.sample(names, dice.randint(least, len(names)))
+
+
+def maybe(value, chance=0.5):
+    return value if dice.random() < chance else None
+
+
+def random_arguments():
+    """LoraConfig arguments of every kind that Python PEFT accepts."""
+    as_list = dice.random() < 0.7
+    arguments = {
+        "task_type": dice.choice([None, "CAUSAL_LM", "SEQ_CLS", "FEATURE_EXTRACTION"]),
+        "base_model_name_or_path": maybe("meta/é-model"),
+        "revision": maybe("main"),
+        "inference_mode": dice.random() < 0.5,
+        "auto_mapping": maybe({"base_model_class": "X", "parent_library": "y"}),
+        "r": dice.randint(1, 512),
+        "lora_alpha": dice.choice(NUMBERS),
+        "lora_dropout": dice.choice([0.0, 0, 0.05, 1e-5, 0.5]),
+        "target_modules": some(NAMES) if as_list else dice.choice([None, "all-linear", r".*\.q$"]),
+        "exclude_modules": dice.choice([None, [], some(NAMES), r"head\..*"]),
+        "modules_to_save": dice.choice([None, [], some(NAMES)]),
+        "target_parameters": dice.choice([None, None, [], ["experts.w1", "b"]]),
+        "fan_in_fan_out": dice.random() < 0.2,
+        "bias": dice.choice(["none", "all", "lora_only"]),
+        "use_rslora": dice.random() < 0.5,
+        "init_lora_weights": dice.choice([True, False, "gaussian", "pissa", "pissa_niter_4", "olora", None]),
+        "rank_pattern": {k: dice.randint(1, 64) for k in some(NAMES)},
+        "alpha_pattern": {k: dice.choice(NUMBERS) for k in some(NAMES)},
+        "qalora_group_size": dice.choice([16, 32]),
+    }
+    if as_list and dice.random() < 0.5:
+        arguments["layers_to_transform"] = dice.choice([0, 5, [], [1, 0, 3]])
+        # Not beside []: PEFT takes layers_to_transform=[] with a pattern as
+        # "every layer"; here [] is the same as none, and the pattern then an
+        # error of check(), because it asks for something without saying what.
+        if arguments["layers_to_transform"] != []:
+            arguments["layers_pattern"] = dice.choice([None, [], "", "layers", ["h", "blocks"]])
+    rare = {
+        "use_dora": True, "use_qalora": True, "ensure_weight_tying": True,
+        "trainable_token_indices": dice.choice([[1, 2], {"emb": [3]}]),
+        "layer_replication": [[0, 4], [2, 5]],
+        "megatron_config": {"tp": 2.0}, "megatron_core": "other.core",
+        "alora_invocation_tokens": [1, 2, 3],
+        "arrow_config": ArrowConfig(), "use_bdlora": BdLoraConfig(nblocks=2),
+        "corda_config": CordaConfig(), "eva_config": EvaConfig(rho=2.5),
+        "kasa_config": KasaConfig(), "lora_ga_config": LoraGAConfig(),
+        "monteclora_config": MontecloraConfig(), "velora_config": VeloraConfig(),
+    }
+    for name in dice.sample(sorted(rare), dice.choice([0, 0, 1, 3])):
+        arguments[name] = rare[name]
+    if arguments.get("use_dora"):
+        arguments.pop("megatron_config", None)
+    return arguments
+
+
+def whole(number):
+    is_whole = isinstance(number, float) and number == int(number) and abs(number) < 2**53
+    return int(number) if is_whole else number
+
+
+def as_we_write_it(saved):
+    """PEFT's file with our spelling of the values that mean the same."""
+    config = dict(saved)
+    for name in ("target_modules", "exclude_modules"):
+        if isinstance(config[name], list):  # a set in Python: any order
+            config[name] = sorted(config[name])
+    for name in ("modules_to_save", "layers_to_transform", "layers_pattern", "target_parameters"):
+        if config[name] in ([], ""):  # nothing chosen, as null
+            config[name] = None
+    if isinstance(config["layers_to_transform"], int):
+        config["layers_to_transform"] = [config["layers_to_transform"]]
+    if isinstance(config["layers_pattern"], str):
+        config["layers_pattern"] = [config["layers_pattern"]]
+    if config["init_lora_weights"] is None:  # skips the initialisation, as false
+        config["init_lora_weights"] = False
+    config["lora_alpha"] = whole(config["lora_alpha"])
+    config["lora_dropout"] = float(config["lora_dropout"])
+    config["alpha_pattern"] = {k: whole(v) for k, v in config["alpha_pattern"].items()}
+    return config
+
+
+def python_text(config):
+    return json.dumps(config, indent=2, sort_keys=True)
+
+
+class Checks:
+    def __init__(self, tool):
+        self.tool = subprocess.Popen([tool], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.folder = Path(tempfile.mkdtemp())
+        self.done = 0
+        self.failed = 0
+
+    def ask(self, text):
+        self.tool.stdin.write(json.dumps(text) + "\n")
+        self.tool.stdin.flush()
+        return json.loads(self.tool.stdout.readline())
+
+    def expect(self, what, good, *details):
+        self.done += 1
+        if not good:
+            self.failed += 1
+            print("DIFFERENT:", what, *details, sep="\n  ")
+
+    def python_load(self, text):
+        (self.folder / "adapter_config.json").write_text(text)
+        return PeftConfig.from_pretrained(self.folder)
+
+    def python_save(self, config):
+        config.save_pretrained(self.folder)
+        return (self.folder / "adapter_config.json").read_text()
+
+
+def check_saved_files(checks, count=400):
+    """What PEFT saves is read, written to the byte, and loads in PEFT again."""
+    for _ in range(count):
+        arguments = random_arguments()
+        original = LoraConfig(**arguments)
+        saved = checks.python_save(original)
+        answer = checks.ask(saved)
+        if "error" in answer:
+            checks.expect("a file of PEFT is refused", False, arguments, answer)
+            continue
+        expected = python_text(as_we_write_it(json.loads(saved)))
+        checks.expect("to_json(parse(file))", answer["json"] == expected, arguments, answer["json"])
+        checks.expect("no warning for PEFT's file", not answer["warnings"], answer["warnings"])
+        again = as_we_write_it(json.loads(checks.python_save(checks.python_load(answer["json"]))))
+        checks.expect("our file in PEFT", python_text(again) == expected, again)
+
+
+def check_partial_files(checks, count=200):
+    """Files with few fields, nulls and fields of other versions."""
+    defaults = json.loads(checks.python_save(LoraConfig()))
+    # Where null is no value of its own in PEFT but a crash or a falsy value.
+    null_is_default = [
+        "r", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "use_rslora", "rank_pattern",
+        "alpha_pattern", "lora_bias", "use_dora", "use_qalora", "inference_mode",
+        "ensure_weight_tying", "qalora_group_size"]
+    for _ in range(count):
+        full = json.loads(checks.python_save(LoraConfig(**random_arguments())))
+        kept = {name: full[name] for name in some(sorted(full))}
+        nulls = {name: None for name in some(null_is_default) if dice.random() < 0.3}
+        unknown = {"zeta_new": {"b": [1.0, None], "a": "é"}} if dice.random() < 0.5 else {}
+        file = {**kept, **nulls, **unknown, "peft_type": "LORA"}
+        if file.get("layers_pattern") and file.get("layers_to_transform") is None:
+            del file["layers_pattern"]  # PEFT's own error
+        if isinstance(file.get("target_modules"), str):
+            file.pop("layers_pattern", None)
+            file.pop("layers_to_transform", None)
+        answer = checks.ask(json.dumps(file))
+        if "error" in answer:
+            checks.expect("a partial file is refused", False, file, answer)
+            continue
+        without_nulls = {k: v for k, v in file.items() if k not in nulls}
+        loaded = json.loads(checks.python_save(checks.python_load(json.dumps(without_nulls))))
+        expected = {**as_we_write_it(loaded), **unknown}
+        for name in nulls:
+            expected[name] = defaults[name]
+        checks.expect("a partial file", answer["json"] == python_text(expected), file, answer["json"])
+        checks.expect("one warning for unknown fields", len(answer["warnings"]) == len(unknown))
+
+
+def python_refuses(arguments):
+    model = torch.nn.Sequential(torch.nn.ModuleDict({"q": torch.nn.Linear(4, 4)}))
+    try:
+        inject_adapter_in_model(LoraConfig(**arguments), model)
+    except Exception:
+        return True
+    return False
+
+
+def check_values(checks):
+    """What PEFT refuses when configured or injected, check() names."""
+    bad = [
+        {"r": 0}, {"r": -3}, {"lora_dropout": 1.5},
+        {"bias": "some"}, {"task_type": "CHAT"}, {"init_lora_weights": "gausian"},
+        {"target_modules": "q", "layers_to_transform": [1]},
+        {"target_modules": "q", "layers_pattern": "layers"},
+        {"layers_pattern": "layers"}, {"rank_pattern": {"q": 0}}]
+    for change in bad:
+        arguments = {"target_modules": ["q"], **change}
+        text = json.dumps({"peft_type": "LORA", **arguments})
+        checks.expect("PEFT refuses", python_refuses(arguments), change)
+        checks.expect("check() names it", checks.ask(text).get("check"), change)
+    # Here stricter than PEFT, which takes a negative probability for 0 and
+    # trains nothing at all with 1.
+    for dropout in (-0.1, 1.0):
+        text = json.dumps({"peft_type": "LORA", "lora_dropout": dropout})
+        checks.expect("check() names lora_dropout", checks.ask(text).get("check"), dropout)
+    good = [
+        {}, {"init_lora_weights": "gaussian"}, {"init_lora_weights": "Gaussian"},
+        {"init_lora_weights": False}, {"lora_alpha": 0.5}, {"lora_alpha": -1},
+        {"rank_pattern": {"q": 2}, "alpha_pattern": {"q": 0}},
+        {"eva_config": {"rho": 2.0}}, {"corda_config": {}}, {"lora_ga_config": {}},
+        {"loftq_config": {"loftq_bits": 4}},  # ignored without init "loftq"
+        {"qalora_group_size": 8}, {"megatron_core": "x"}, {"bias": "lora_only"},
+        {"alora_invocation_tokens": []}, {"layer_replication": []}]
+    for change in good:
+        arguments = {"target_modules": ["q"], **change}
+        text = json.dumps({"peft_type": "LORA", **arguments})
+        checks.expect("PEFT accepts", not python_refuses(arguments), change)
+        checks.expect("check() is content", checks.ask(text).get("check", "error") is None, change, checks.ask(text))
+
+
+def main():
+    checks = Checks(sys.argv[1])
+    check_saved_files(checks)
+    check_partial_files(checks)
+    check_values(checks)
+    print(f"config parity: {checks.done} checks, {checks.failed} different")
+    sys.exit(1 if checks.failed or not checks.done else 0)
+
+
+if __name__ == "__main__":
+    main()

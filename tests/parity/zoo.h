@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// The models of lora_parity.py, written again in C++ with the same names.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+
+#include <torch/torch.h>
+
+namespace peft_parity {
+
+namespace nn = torch::nn;
+using torch::Tensor;
+
+struct Model : nn::Module {
+  virtual Tensor forward(const Tensor& x) = 0;
+};
+
+struct Text : Model {
+  Text() {
+    embedding = register_module("embedding", nn::Embedding(11, 8));
+    layers = register_module("layers", nn::ModuleList());
+    for (int i = 0; i < 3; ++i) {
+      layers->push_back(nn::Sequential(nn::Sequential::ContainedType(
+          torch::OrderedDict<std::string, nn::AnyModule>{
+              {"query", nn::AnyModule(nn::Linear(8, 6))},
+              {"act", nn::AnyModule(nn::Tanh())},
+              {"value", nn::AnyModule(nn::Linear(
+                            nn::LinearOptions(6, 8).bias(false)))}})));
+    }
+    norm = register_module("norm", nn::LayerNorm(nn::LayerNormOptions({8})));
+    classifier = register_module("classifier", nn::Linear(8, 3));
+  }
+  Tensor forward(const Tensor& ids) override {
+    auto x = embedding(ids);
+    for (const auto& layer : *layers) {
+      x = x + layer->as<nn::Sequential>()->forward(x);
+    }
+    return classifier(norm(x));
+  }
+  nn::Embedding embedding{nullptr};
+  nn::ModuleList layers{nullptr};
+  nn::LayerNorm norm{nullptr};
+  nn::Linear classifier{nullptr};
+};
+
+struct Convolutions : Model {
+  Convolutions() {
+    c1 = register_module(
+        "c1", nn::Conv1d(nn::Conv1dOptions(4, 8, 3).padding(1)));
+    c2 = register_module(
+        "c2", nn::Conv2d(nn::Conv2dOptions(1, 4, {3, 2}).stride(2)));
+    c2g = register_module(
+        "c2g", nn::Conv2d(nn::Conv2dOptions(4, 8, 1).groups(4).bias(false)));
+    bn = register_module("bn", nn::BatchNorm2d(8));
+    c3 = register_module("c3", nn::Conv3d(nn::Conv3dOptions(1, 2, 2)));
+  }
+  Tensor forward(const Tensor& input) override {
+    auto x = c1(input).unsqueeze(1);
+    x = bn(c2g(torch::tanh(c2(x))));
+    return c3(x.unsqueeze(1));
+  }
+  nn::Conv1d c1{nullptr};
+  nn::Conv2d c2{nullptr}, c2g{nullptr};
+  nn::BatchNorm2d bn{nullptr};
+  nn::Conv3d c3{nullptr};
+};
+
+struct Attention : Model {
+  Attention() {
+    mha = register_module(
+        "mha", nn::MultiheadAttention(nn::MultiheadAttentionOptions(8, 2)));
+    head = register_module("head", nn::Linear(8, 2));
+  }
+  Tensor forward(const Tensor& x) override {
+    return head(std::get<0>(mha(x, x, x)));
+  }
+  nn::MultiheadAttention mha{nullptr};
+  nn::Linear head{nullptr};
+};
+
+inline std::shared_ptr<Model> make(const std::string& name) {
+  static const std::map<std::string, std::function<std::shared_ptr<Model>()>>
+      models = {
+          {"text", [] { return std::make_shared<Text>(); }},
+          {"convolutions", [] { return std::make_shared<Convolutions>(); }},
+          {"attention", [] { return std::make_shared<Attention>(); }},
+      };
+  return models.at(name)();
+}
+
+}  // namespace peft_parity
