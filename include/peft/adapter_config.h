@@ -5,6 +5,7 @@
 // adapter_config.json all go through it.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <filesystem>
 #include <initializer_list>
@@ -70,6 +71,35 @@ class PEFT_API InitChoice {
   std::string scheme_;
 };
 
+/// A value, a list of values, or nothing; written to files as it was given.
+///   config.layers_to_transform = {0, 1};   config.layers_pattern = "layers";
+template <class Value>
+class OneOrMany {
+ public:
+  OneOrMany() = default;
+  template <std::convertible_to<Value> One>
+  OneOrMany(One one) : values_{Value(std::move(one))}, is_one_(true) {}
+  OneOrMany(std::initializer_list<Value> values)
+      : values_(values), is_none_(false) {}
+  OneOrMany(std::vector<Value> values)
+      : values_(std::move(values)), is_none_(false) {}
+
+  bool is_none() const { return is_none_ && !is_one_; }
+  bool is_one() const { return is_one_; }
+  bool empty() const { return values_.empty(); }
+  std::size_t size() const { return values_.size(); }
+  auto begin() const { return values_.begin(); }
+  auto end() const { return values_.end(); }
+  const std::vector<Value>& values() const { return values_; }
+
+  friend bool operator==(const OneOrMany&, const OneOrMany&) = default;
+
+ private:
+  std::vector<Value> values_;
+  bool is_one_ = false;
+  bool is_none_ = true;
+};
+
 /// Values for modules whose path matches a pattern, tried in this order:
 ///   config.rank_pattern = {{"q", 4}, {"layers.0.k", 8}};
 /// A key is a Python regular expression for a path suffix at a dot boundary.
@@ -94,7 +124,8 @@ class PEFT_API FieldVisitor {
   virtual void field(const char* name, std::string& value) = 0;
   virtual void field(const char* name, std::optional<std::string>& value) = 0;
   virtual void field(const char* name, std::vector<std::string>& value) = 0;
-  virtual void field(const char* name, std::vector<std::int64_t>& value) = 0;
+  virtual void field(const char* name, OneOrMany<std::string>& value) = 0;
+  virtual void field(const char* name, OneOrMany<std::int64_t>& value) = 0;
   virtual void field(const char* name, Patterns<std::int64_t>& value) = 0;
   virtual void field(const char* name, Patterns<double>& value) = 0;
   virtual void field(const char* name, ModuleChoice& value) = 0;

@@ -24,8 +24,8 @@ struct PEFT_API LoraConfig : AdapterConfig {
   std::string bias = "none";  ///< "none", "all" or "lora_only"
   bool use_rslora = false;    ///< s = lora_alpha / sqrt(r)
   InitChoice init_lora_weights = true;  ///< true, false or "gaussian"
-  std::vector<std::int64_t> layers_to_transform;
-  std::vector<std::string> layers_pattern;
+  OneOrMany<std::int64_t> layers_to_transform;
+  OneOrMany<std::string> layers_pattern;
   Patterns<std::int64_t> rank_pattern;
   Patterns<double> alpha_pattern;
   std::vector<std::string> target_parameters;  ///< {"experts.w1"}

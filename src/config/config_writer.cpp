@@ -24,6 +24,14 @@ Json as_python_number(double value) {
   return value;
 }
 
+template <class Value>
+Json one_or_many(const OneOrMany<Value>& value) {
+  if (value.is_none()) {
+    return nullptr;
+  }
+  return value.is_one() ? Json(*value.begin()) : Json(value.values());
+}
+
 class FieldWriter final : public FieldVisitor {
  public:
   Json object = Json::object();
@@ -53,8 +61,12 @@ class FieldWriter final : public FieldVisitor {
     object[name] = value.empty() ? Json() : Json(value);
   }
 
-  void field(const char* name, std::vector<std::int64_t>& value) override {
-    object[name] = value.empty() ? Json() : Json(value);
+  void field(const char* name, OneOrMany<std::string>& value) override {
+    object[name] = one_or_many(value);
+  }
+
+  void field(const char* name, OneOrMany<std::int64_t>& value) override {
+    object[name] = one_or_many(value);
   }
 
   void field(const char* name, Patterns<std::int64_t>& value) override {

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "config/field_reader.h"
 
-#include <string_view>
-
 #include "base/text.h"
 #include "config/json_type.h"
 
@@ -112,30 +110,40 @@ void FieldReader::field(const char* name, std::vector<std::string>& value) {
   if (!found) {
     return;
   }
-  // The one list of names that PEFT also takes as a single string; "" is none.
-  if (found->is_string() && std::string_view(name) == "layers_pattern") {
-    const auto pattern = found->get<std::string>();
-    value.assign(pattern.empty() ? 0 : 1, pattern);
-    return;
-  }
   if (!found->is_array()) {
     return wrong(name, *found, "a list of strings");
   }
   read_list(name, *found, value);
 }
 
-void FieldReader::field(const char* name, std::vector<std::int64_t>& value) {
+template <class Value>
+void FieldReader::read_one_or_many(
+    const char* name,
+    OneOrMany<Value>& value,
+    const char* expected) {
   const Json* found = find_given(name);
   if (!found) {
     return;
   }
-  if (JsonType<std::int64_t>::fits(*found)) {
-    value = {found->get<std::int64_t>()};
-  } else if (found->is_array()) {
-    read_list(name, *found, value);
-  } else {
-    wrong(name, *found, "an integer or a list of integers");
+  std::vector<Value> values;
+  if (JsonType<Value>::fits(*found)) {
+    value = found->get<Value>();
+  } else if (!found->is_array()) {
+    wrong(name, *found, expected);
+  } else if (read_list(name, *found, values)) {
+    value = std::move(values);
   }
+}
+
+void FieldReader::field(const char* name, OneOrMany<std::string>& value) {
+  read_one_or_many(name, value, "a string or a list of strings");
+  if (value.is_one() && value.begin()->empty()) {
+    value = {};  // "" is no pattern in PEFT
+  }
+}
+
+void FieldReader::field(const char* name, OneOrMany<std::int64_t>& value) {
+  read_one_or_many(name, value, "an integer or a list of integers");
 }
 
 void FieldReader::field(const char* name, Patterns<std::int64_t>& value) {

@@ -27,7 +27,8 @@ class FieldReader final : public FieldVisitor {
   void field(const char* name, std::string& value) override;
   void field(const char* name, std::optional<std::string>& value) override;
   void field(const char* name, std::vector<std::string>& value) override;
-  void field(const char* name, std::vector<std::int64_t>& value) override;
+  void field(const char* name, OneOrMany<std::string>& value) override;
+  void field(const char* name, OneOrMany<std::int64_t>& value) override;
   void field(const char* name, Patterns<std::int64_t>& value) override;
   void field(const char* name, Patterns<double>& value) override;
   void field(const char* name, ModuleChoice& value) override;
@@ -42,6 +43,11 @@ class FieldReader final : public FieldVisitor {
   void read_one(const char* name, Value& value, const char* expected);
   template <class Value>
   bool read_list(const char* name, const Json& list, std::vector<Value>& into);
+  template <class Value>
+  void read_one_or_many(
+      const char* name,
+      OneOrMany<Value>& value,
+      const char* expected);
   template <class Value>
   void read_patterns(const char* name, Patterns<Value>& value);
 

@@ -56,8 +56,8 @@ void LoraConfig::visit(FieldVisitor& visitor) {
 
 TargetRules LoraConfig::target_rules() const {
   return {
-      layers_to_transform,
-      layers_pattern,
+      layers_to_transform.values(),
+      layers_pattern.values(),
       rank_pattern,
       alpha_pattern,
       target_parameters};
@@ -111,7 +111,8 @@ void check_layers(const LoraConfig& config, Mistakes& mistakes) {
   };
   needs_list("layers_to_transform", !config.layers_to_transform.empty());
   needs_list("layers_pattern", !config.layers_pattern.empty());
-  if (!config.layers_pattern.empty() && config.layers_to_transform.empty()) {
+  if (!config.layers_pattern.empty() &&
+      config.layers_to_transform.is_none()) {
     mistakes.add(
         ErrorKind::config,
         "layers_pattern is given without layers_to_transform; give the layer "

@@ -40,6 +40,11 @@ void save_record(
   make_directory(directory);
   auto config = adapter.config->clone();
   config->inference_mode = true;  // as PEFT saves it, whatever it was
+  std::vector<std::string> paths;
+  for (const detail::Target& target : adapter.targets) {
+    paths.push_back(target.pattern_path);
+  }
+  detail::method_entry(*config).settle(*config, paths);
   StateDict tensors;
   for (const auto& item : detail::adapter_tensors(adapter)) {
     tensors.insert("base_model.model." + item.key(), item.value());

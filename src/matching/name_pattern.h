@@ -3,6 +3,7 @@
 // the pattern tables of rank_pattern and alpha_pattern.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -50,6 +51,29 @@ std::optional<Value> value_for_path(
     }
   }
   return std::nullopt;
+}
+
+/// `patterns`, or, where sorting its keys (as adapter_config.json does) would
+/// give one of `paths` another value, exact paths with the values they have.
+template <class Value>
+Patterns<Value> order_free(
+    const Patterns<Value>& patterns,
+    const std::vector<std::string>& paths) {
+  Patterns<Value> sorted = patterns;
+  std::stable_sort(
+      sorted.begin(), sorted.end(), [](const auto& a, const auto& b) {
+        return a.first < b.first;
+      });
+  Patterns<Value> exact;
+  bool same = true;
+  for (const auto& path : paths) {
+    const auto value = value_for_path(patterns, path);
+    same = same && value == value_for_path(sorted, path);
+    if (value) {
+      exact.emplace_back(exact_path_key(path), *value);
+    }
+  }
+  return same ? patterns : exact;
 }
 
 }  // namespace peft::detail

@@ -53,13 +53,49 @@ std::size_t count_of(const Tally& tally, Standing standing) {
   return found == tally.end() ? 0 : found->second;
 }
 
+// Nothing is excluded, and of `all` modules none is selected.
+std::string not_found_text(
+    const AdapterConfig& config,
+    const std::vector<ModuleName>& modules,
+    std::size_t all,
+    std::size_t other_layer) {
+  const auto& targets = config.target_modules;
+  // PEFT takes "" for not given as well.
+  const bool no_targets = targets.is_none() ||
+      (targets.is_list() ? targets.names().empty() : targets.pattern().empty());
+  if (no_targets) {
+    return concat(
+        "no target_modules are given, and no target_parameters; name some of "
+        "the model's ",
+        all,
+        " modules, or use \"all-linear\"",
+        available(modules));
+  }
+  if (is_all_linear(targets)) {
+    return concat(
+        "'all-linear' not found: the model's ",
+        all,
+        " modules hold no linear layer",
+        available(modules));
+  }
+  const auto paths = paths_where(modules, &ModuleName::supported);
+  return concat(
+      "target_modules ",
+      describe_choice(targets),
+      " not found among the model's ",
+      all,
+      " modules",
+      other_layer > 0 ? layers_text(config, other_layer)
+                      : choice_hint(targets, paths),
+      available(modules));
+}
+
 }  // namespace
 
 std::string no_match_text(
     const AdapterConfig& config,
     const std::vector<ModuleName>& modules,
     const Tally& tally) {
-  const auto& targets = config.target_modules;
   const std::size_t excluded = count_of(tally, Standing::excluded);
   const std::size_t other_layer = count_of(tally, Standing::other_layer);
   const std::size_t unmatched =
@@ -75,36 +111,8 @@ std::string no_match_text(
         all,
         " is in exclude_modules or modules_to_save; check both");
   }
-  // PEFT takes "" for not given as well.
-  const bool no_targets = targets.is_none() ||
-      (targets.is_list() ? targets.names().empty() : targets.pattern().empty());
-  if (excluded == 0 && no_targets) {
-    return concat(
-        "no target_modules are given, and no target_parameters; name some of "
-        "the model's ",
-        all,
-        " modules, or use \"all-linear\"",
-        available(modules));
-  }
-  if (excluded == 0 && is_all_linear(targets)) {
-    return concat(
-        "'all-linear' not found: the model's ",
-        all,
-        " modules hold no linear layer",
-        available(modules));
-  }
   if (excluded == 0) {
-    const auto paths = paths_where(modules, &ModuleName::supported);
-    const std::string why = other_layer > 0 ? layers_text(config, other_layer)
-                                            : choice_hint(targets, paths);
-    return concat(
-        "target_modules ",
-        describe_choice(targets),
-        " not found among the model's ",
-        all,
-        " modules",
-        why,
-        available(modules));
+    return not_found_text(config, modules, all, other_layer);
   }
   return concat(
       "no modules were targeted: of ",
@@ -113,7 +121,7 @@ std::string no_match_text(
       excluded,
       " are in exclude_modules or modules_to_save, and of the others none "
       "matches target_modules ",
-      describe_choice(targets),
+      describe_choice(config.target_modules),
       other_layer > 0 ? layers_text(config, other_layer) : "",
       available(modules));
 }

@@ -231,4 +231,12 @@ void fit_lora(
   }
 }
 
+void settle_lora(
+    AdapterConfig& config,
+    const std::vector<std::string>& paths) {
+  auto& lora = dynamic_cast<LoraConfig&>(config);
+  lora.rank_pattern = order_free(lora.rank_pattern, paths);
+  lora.alpha_pattern = order_free(lora.alpha_pattern, paths);
+}
+
 }  // namespace peft::detail

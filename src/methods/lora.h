@@ -16,4 +16,6 @@ void fit_lora(
     const WeightLayout& layout,
     const StoredShapes& shapes);
 
+void settle_lora(AdapterConfig& config, const std::vector<std::string>& paths);
+
 }  // namespace peft::detail

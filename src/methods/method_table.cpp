@@ -8,7 +8,7 @@ namespace peft::detail {
 namespace {
 
 const MethodEntry entries[] = {
-    {"LORA", make_lora, fit_lora},
+    {"LORA", make_lora, fit_lora, settle_lora},
 };
 
 }  // namespace

@@ -27,6 +27,9 @@ struct MethodEntry {
       const std::string& path,
       const WeightLayout& layout,
       const StoredShapes& shapes);
+  /// `config` as it is to be written: with the same meaning for the adapted
+  /// modules at `paths` after JSON has sorted the keys of its patterns.
+  void (*settle)(AdapterConfig& config, const std::vector<std::string>& paths);
 };
 
 /// Throws Error (unsupported) when config's peft_type is not in the list.

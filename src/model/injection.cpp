@@ -159,7 +159,7 @@ InjectionPlan fit_to_weights(
   for (const PlannedTarget& planned : plan.targets) {
     if (!planned.target.is_saved_copy) {
       entry.fit(
-          *plan.config, planned.target.layer_path, *planned.hosted.layout,
+          *plan.config, planned.target.pattern_path, *planned.hosted.layout,
           stored_shapes(weights, planned.target.file_prefix));
     }
   }

@@ -26,6 +26,10 @@ void check_name(
     mistakes.add(concat(
         "the adapter name '", name, "' contains a '.'; dots separate modules "
         "in paths, use '_' or '-'"));
+  } else if (name.find_first_of("/\\") != std::string::npos) {
+    mistakes.add(concat(
+        "the adapter name '", name, "' contains a slash; adapters are saved "
+        "in folders of their name, use '_' or '-'"));
   }
   if (state && state->find(name)) {
     mistakes.add(
@@ -107,12 +111,14 @@ class Planner {
         .layer_type = layer.type,
         .tensor_name = tensor.name,
         .file_prefix = layer.path,
+        .pattern_path = layer.path,
         .layer = layer.seat,
         .base = tensor.base};
     if (choice.through != static_cast<std::size_t>(-1)) {
       const std::string& with = layers_[choice.through].path;
       target.file_prefix =
           with + ".base_layer" + layer.path.substr(with.size());
+      target.pattern_path = with;
     } else if (is_bare(choice)) {
       for (int depth = --bare_left_[choice.weight.layer]; depth > 0; --depth) {
         target.holders.push_back("base_layer");
@@ -123,12 +129,7 @@ class Planner {
       target.holders = {tensor.holder};
       target.file_prefix = join_path(layer.path, tensor.holder);
     }
-    // out_proj takes its MultiheadAttention's rank and alpha, as in PEFT.
-    const std::string& pattern_path =
-        choice.through == static_cast<std::size_t>(-1)
-        ? layer.path
-        : layers_[choice.through].path;
-    auto method = method_entry(config_).make(config_, pattern_path);
+    auto method = method_entry(config_).make(config_, target.pattern_path);
     method->check(*tensor.layout, where, mistakes_);
     if (!at::isFloatingType(tensor.base.scalar_type())) {
       mistakes_.add(
@@ -209,6 +210,7 @@ class Planner {
                .layer_type = layer.type,
                .tensor_name = tensor.name,
                .file_prefix = layer.path,
+               .pattern_path = layer.path,
                .is_saved_copy = true,
                .layer = layer.seat,
                .base = tensor.base},

@@ -24,6 +24,9 @@ struct Target {
   std::string layer_type;   // "Linear"
   std::string tensor_name;  // "weight"
   std::string file_prefix;  // what its keys start with
+  /// What rank_pattern and alpha_pattern are asked about: the layer's path, or
+  /// that of the MultiheadAttention that brought it along (as in PEFT).
+  std::string pattern_path;
   bool is_saved_copy = false;
   std::weak_ptr<torch::nn::Module> layer;
   std::vector<std::string> holders;

@@ -60,7 +60,8 @@ TEST(ParseConfig, NeedsOnlyThePeftType) {
 
 TEST(ParseConfig, KeepsTheOrderOfPatterns) {
   const LoraConfig config = lora(
-      R"("rank_pattern": {"q": 3, "a.q": 4}, "alpha_pattern": {"z": 1.5, "b": 2})");
+      R"("rank_pattern": {"q": 3, "a.q": 4},
+         "alpha_pattern": {"z": 1.5, "b": 2})");
   EXPECT_THAT(config.rank_pattern, ElementsAre(Pair("q", 3), Pair("a.q", 4)));
   EXPECT_THAT(config.alpha_pattern, ElementsAre(Pair("z", 1.5), Pair("b", 2)));
 }

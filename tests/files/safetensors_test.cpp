@@ -4,7 +4,7 @@
 // tests/parity/safetensors_parity.py.
 #include "peft/safetensors.h"
 
-#include <cstdint>
+#include <map>
 #include <string>
 
 #include <ATen/ops/arange.h>

@@ -2,7 +2,7 @@
 // save_safetensors: what cannot be written, full disks and kills.
 #include "peft/safetensors.h"
 
-#include <cstdint>
+#include <map>
 #include <string>
 
 #include <ATen/ops/empty.h>

@@ -3,8 +3,10 @@
 #include <ATen/autocast_mode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <torch/library.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <sstream>
 
 #include "peft/peft.h"
@@ -12,6 +14,21 @@
 
 namespace peft_test {
 namespace {
+
+// An operator of the user's own, with a kernel that reads memory.
+torch::Tensor twice(const torch::Tensor& x) {
+  torch::Tensor out = torch::empty_like(x);
+  const auto* from = x.const_data_ptr<float>();
+  std::transform(
+      from, from + x.numel(), out.data_ptr<float>(), [](float v) {
+        return 2 * v;
+      });
+  return out;
+}
+TORCH_LIBRARY(peft_test, m) {
+  m.def("twice(Tensor x) -> Tensor");
+  m.impl("twice", torch::kCPU, &twice);
+}
 
 namespace F = torch::nn::functional;
 using torch::Tensor;
@@ -91,6 +108,14 @@ TEST_F(AdaptedTensor, EveryOperatorSeesTheEffectiveWeight) {
   expect_same(weight_.clone(), expected_.clone());
   expect_same(weight_.norm(), expected_.norm());
   expect_same(weight_ + weight_, expected_ + expected_);
+}
+
+TEST_F(AdaptedTensor, OperatorsOfTheUsersOwnSeeTheEffectiveWeight) {
+  const auto op = c10::Dispatcher::singleton()
+                      .findSchemaOrThrow("peft_test::twice", "")
+                      .typed<Tensor(const Tensor&)>();
+  const torch::NoGradGuard no_grad;
+  EXPECT_TRUE(torch::allclose(op.call(weight_), expected_ * 2));
 }
 
 TEST_F(AdaptedTensor, MetadataIsTheBases) {

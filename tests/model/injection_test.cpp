@@ -89,6 +89,7 @@ TEST_F(Refusal, EveryMistakeOfAConfigAtOnce) {
 TEST_F(Refusal, BadNames) {
   EXPECT_THAT(refuse(ErrorKind::config, ""), HasSubstr("empty"));
   EXPECT_THAT(refuse(ErrorKind::config, "a.b"), HasSubstr("'a.b'"));
+  EXPECT_THAT(refuse(ErrorKind::config, "/etc"), HasSubstr("slash"));
 }
 
 TEST_F(Refusal, BadRankInAPattern) {

@@ -62,11 +62,7 @@ def random_arguments():
     }
     if as_list and dice.random() < 0.5:
         arguments["layers_to_transform"] = dice.choice([0, 5, [], [1, 0, 3]])
-        # Not beside []: PEFT takes layers_to_transform=[] with a pattern as
-        # "every layer"; here [] is the same as none, and the pattern then an
-        # error of check(), because it asks for something without saying what.
-        if arguments["layers_to_transform"] != []:
-            arguments["layers_pattern"] = dice.choice([None, [], "", "layers", ["h", "blocks"]])
+        arguments["layers_pattern"] = dice.choice([None, [], "", "layers", ["h", "blocks"]])
     rare = {
         "use_dora": True, "use_qalora": True, "ensure_weight_tying": True,
         "trainable_token_indices": dice.choice([[1, 2], {"emb": [3]}]),
@@ -96,13 +92,11 @@ def as_we_write_it(saved):
     for name in ("target_modules", "exclude_modules"):
         if isinstance(config[name], list):  # a set in Python: any order
             config[name] = sorted(config[name])
-    for name in ("modules_to_save", "layers_to_transform", "layers_pattern", "target_parameters"):
-        if config[name] in ([], ""):  # nothing chosen, as null
+    for name in ("modules_to_save", "target_parameters"):
+        if config[name] == []:  # nothing chosen, as null
             config[name] = None
-    if isinstance(config["layers_to_transform"], int):
-        config["layers_to_transform"] = [config["layers_to_transform"]]
-    if isinstance(config["layers_pattern"], str):
-        config["layers_pattern"] = [config["layers_pattern"]]
+    if config["layers_pattern"] == "":
+        config["layers_pattern"] = None
     if config["init_lora_weights"] is None:  # skips the initialisation, as false
         config["init_lora_weights"] = False
     config["lora_alpha"] = whole(config["lora_alpha"])

@@ -101,7 +101,9 @@ CASES = {
     "patterns": ("text", {"default": lora(
         target_modules=[*QV, "embedding"], rank_pattern={"1.query": 2, "^layers.2.value": 7, "embedding": 3},
         alpha_pattern={"value": 5, r"layers\.[01]\.query": 9})}, {}),
-    "pattern_order": ("text", {"default": lora(target_modules=QV, rank_pattern={"query": 3, "layers.0.query": 5})}, {}),
+    # PEFT trains rank 3 here, and writes a config that says 5: json sorts keys.
+    "pattern_order": ("text", {"default": lora(target_modules=QV, rank_pattern={"query": 3, "layers.0.query": 5})},
+                      {"order_lost": True}),
     "excluded": ("text", {"default": lora(target_modules=QV, exclude_modules=["layers.1.query"])}, {}),
     "layers": ("text", {"default": lora(target_modules=QV, layers_to_transform=[0, 2], layers_pattern="layers")}, {}),
     "modules_to_save": ("text", {"default": lora(target_modules=["query"], modules_to_save=["classifier", "norm"])}, {}),
@@ -216,7 +218,9 @@ def check_loads_there(tool, folder, base, x, adapters, options, dtype):
         a = load_file(os.path.join(path, "adapter_model.safetensors"))
         b = load_file(os.path.join(theirs, "adapter_model.safetensors"))
         b = {k: v for k, v in b.items() if not surplus(k)}
-        assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}, "file keys or shapes differ"
+        assert set(a) == set(b), f"file keys differ: {set(a) ^ set(b)}"
+        if not options.get("order_lost"):
+            assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}, "file shapes differ"
     model.base_model.set_adapter(names)
     model.train(options.get("train", False))
     if options.get("zero_out_proj"):

@@ -89,8 +89,7 @@ def random_arguments(model):
         arguments["modules_to_save"] = random_names(model, 1)
     if isinstance(arguments["target_modules"], list) and dice.random() < 0.5:
         arguments["layers_to_transform"] = dice.choice([0, 1, [0], [0, 2], [1, 2], [7], []])
-        if arguments["layers_to_transform"] != []:
-            arguments["layers_pattern"] = dice.choice([None, None, "layers", ["h", "experts"], r"\w+", "h|layers"])
+        arguments["layers_pattern"] = dice.choice([None, None, "layers", ["h", "experts"], r"\w+", "h|layers"])
     if dice.random() < 0.5:
         arguments["rank_pattern"] = random_keys(model, lambda: dice.randint(1, 7))
         arguments["alpha_pattern"] = random_keys(model, lambda: dice.choice([1, 2.5, 9]))

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+// Adapter folders: round trips, and folders that do not fit or are broken.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <fstream>
+
+#include "peft/peft.h"
+#include "support/collect_warnings.h"
+#include "support/error_of.h"
+#include "support/file_size_limit.h"
+#include "support/temp_folder.h"
+#include "support/tiny_models.h"
+
+namespace peft_test {
+namespace {
+
+namespace fs = std::filesystem;
+using peft::ErrorKind;
+using testing::AllOf;
+using testing::HasSubstr;
+using torch::Tensor;
+
+class AdapterFolder : public testing::Test {
+ protected:
+  void SetUp() override {
+    torch::manual_seed(0);
+    config_.r = 2;
+    config_.lora_alpha = 3;
+    config_.target_modules = {"up", "down", "embedding"};
+    config_.modules_to_save = {"head"};
+  }
+
+  // A model with the base weights of model_ and no adapter.
+  TextModel fresh() {
+    torch::manual_seed(0);
+    return TextModel();
+  }
+
+  peft::Adapters inject_random(const std::string& name = "default") {
+    auto adapters = peft::inject_adapter_in_model(config_, *model_, name);
+    randomise(adapters.parameters(name));
+    return adapters;
+  }
+
+  static std::string bytes(const fs::path& path) {
+    std::ifstream in(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+
+  TempFolder folder_;
+  fs::path path_ = folder_.path() / "adapter";
+  peft::LoraConfig config_;
+  TextModel model_ = fresh();
+};
+
+TEST_F(AdapterFolder, RoundTripIsExact) {
+  inject_random();
+  peft::save_pretrained(*model_, path_);
+  TextModel other = fresh();
+  auto loaded = peft::load_adapter(*other, path_);
+  EXPECT_TRUE(torch::equal(
+      other->forward(text_ids()), model_->forward(text_ids())));
+  EXPECT_TRUE(loaded.trainable_parameters().empty());
+  TextModel third = fresh();
+  loaded = peft::load_adapter(*third, path_, "again", {.is_trainable = true});
+  EXPECT_EQ(loaded.trainable_parameters().size(), 12);
+  peft::save_adapter(*third, folder_.path() / "second", "again");
+  for (const char* file : {"adapter_config.json", "adapter_model.safetensors"}) {
+    EXPECT_EQ(bytes(folder_.path() / "second" / file), bytes(path_ / file));
+  }
+}
+
+TEST_F(AdapterFolder, OtherNamesGoIntoFoldersOfTheirOwn) {
+  inject_random();
+  inject_random("customer-7");
+  peft::save_pretrained(*model_, path_);
+  EXPECT_TRUE(fs::exists(path_ / "adapter_model.safetensors"));
+  EXPECT_TRUE(fs::exists(path_ / "customer-7" / "adapter_config.json"));
+  EXPECT_EQ(
+      peft::load_peft_weights(path_).keys()[0].substr(0, 17),
+      "base_model.model.");
+}
+
+TEST_F(AdapterFolder, PatternsKeepTheirMeaningWhateverTheirOrder) {
+  config_.modules_to_save = {};
+  config_.rank_pattern = {{"up", 3}, {"blocks.0.up", 5}};
+  config_.alpha_pattern = {{"up", 6}, {"blocks.1.up", 1}};
+  auto adapters = inject_random();
+  peft::save_pretrained(*model_, path_);
+  TextModel other = fresh();
+  auto loaded = peft::load_adapter(*other, path_);
+  EXPECT_EQ(loaded.scaling("default"), adapters.scaling("default"));
+  EXPECT_TRUE(torch::equal(
+      other->forward(text_ids()), model_->forward(text_ids())));
+}
+
+TEST_F(AdapterFolder, RanksFollowTheTensors) {
+  config_.modules_to_save = {};
+  config_.target_modules = {"up"};
+  inject_random();
+  peft::save_pretrained(*model_, path_);
+  auto state = peft::load_peft_weights(path_);
+  state["base_model.model.blocks.0.up.lora_A.weight"] = torch::ones({5, 6});
+  state["base_model.model.blocks.0.up.lora_B.weight"] = torch::ones({5, 5});
+  peft::save_safetensors(state, path_ / "adapter_model.safetensors");
+  TextModel other = fresh();
+  auto loaded = peft::load_adapter(*other, path_);
+  EXPECT_DOUBLE_EQ(loaded.scaling("default").at("blocks.0.up"), 3.0 / 5);
+  EXPECT_DOUBLE_EQ(loaded.scaling("default").at("blocks.1.up"), 3.0 / 2);
+}
+
+TEST_F(AdapterFolder, MissingAndSurplusTensorsAreErrorsUnlessPartial) {
+  inject_random();
+  peft::save_pretrained(*model_, path_);
+  const auto all = peft::load_peft_weights(path_);
+  peft::StateDict some;
+  for (const auto& item : all) {
+    if (item.key() != "base_model.model.head.bias") {
+      some.insert(item.key(), item.value().clone());
+    }
+  }
+  some.insert("base_model.model.tail.lora_A.weight", torch::ones({2, 2}));
+  peft::save_safetensors(some, path_ / "adapter_model.safetensors");
+  TextModel other = fresh();
+  const Tensor before = other->forward(text_ids());
+  EXPECT_THAT(
+      error_of(ErrorKind::shape, [&] { peft::load_adapter(*other, path_); }),
+      AllOf(HasSubstr("head.bias"), HasSubstr("tail.lora_A")));
+  EXPECT_THROW(peft::adapters_of(*other), peft::Error);
+  EXPECT_TRUE(torch::equal(other->forward(text_ids()), before));
+  CollectWarnings warnings;
+  peft::load_adapter(*other, path_, "default", {.partial = true});
+  EXPECT_THAT(warnings.all(), HasSubstr("tail.lora_A"));
+}
+
+TEST_F(AdapterFolder, AnotherModelIsRefusedWithBothShapes) {
+  inject_random();
+  peft::save_pretrained(*model_, path_);
+  auto state = peft::load_peft_weights(path_);
+  state["base_model.model.head.weight"] = torch::ones({7, 6});
+  peft::save_safetensors(state, path_ / "adapter_model.safetensors");
+  TextModel other = fresh();
+  EXPECT_THAT(
+      error_of(ErrorKind::shape, [&] { peft::load_adapter(*other, path_); }),
+      AllOf(HasSubstr("[7, 6]"), HasSubstr("[3, 6]")));
+  EXPECT_THROW(peft::adapters_of(*other), peft::Error);
+}
+
+TEST_F(AdapterFolder, BrokenFoldersAreRefusedBeforeAnythingChanges) {
+  TextModel other = fresh();
+  const auto refuse = [&](ErrorKind kind) {
+    const auto text =
+        error_of(kind, [&] { peft::load_adapter(*other, path_); });
+    EXPECT_THROW(peft::adapters_of(*other), peft::Error);
+    return text;
+  };
+  EXPECT_THAT(refuse(ErrorKind::file), HasSubstr("adapter_config.json"));
+  inject_random();
+  peft::save_pretrained(*model_, path_);
+  fs::resize_file(path_ / "adapter_model.safetensors", 100);
+  EXPECT_THAT(refuse(ErrorKind::file), HasSubstr("adapter_model.safetensors"));
+  fs::remove(path_ / "adapter_model.safetensors");
+  EXPECT_THAT(refuse(ErrorKind::file), HasSubstr("adapter_model.safetensors"));
+  std::ofstream(path_ / "adapter_model.bin") << "x";
+  EXPECT_THAT(refuse(ErrorKind::unsupported), HasSubstr("safe_serialization"));
+  std::ofstream(path_ / "adapter_config.json") << "{";
+  refuse(ErrorKind::file);
+}
+
+TEST_F(AdapterFolder, AFullDiskLeavesTheOldFolder) {
+  auto adapters = inject_random();
+  peft::save_pretrained(*model_, path_);
+  const auto config = bytes(path_ / "adapter_config.json");
+  const auto weights = bytes(path_ / "adapter_model.safetensors");
+  randomise(adapters.parameters("default"));
+  for (const rlim_t size : {rlim_t{10}, rlim_t{1600}}) {
+    {
+      const FileSizeLimit limit(size);
+      error_of(ErrorKind::file, [&] { peft::save_pretrained(*model_, path_); });
+    }
+    EXPECT_EQ(bytes(path_ / "adapter_config.json"), config);
+    EXPECT_EQ(bytes(path_ / "adapter_model.safetensors"), weights);
+    EXPECT_EQ(
+        std::distance(fs::directory_iterator(path_), fs::directory_iterator()),
+        2);
+  }
+}
+
+TEST_F(AdapterFolder, AFileInThePlaceOfTheFolderIsRefused) {
+  inject_random();
+  std::ofstream(path_) << "here";
+  error_of(ErrorKind::file, [&] { peft::save_pretrained(*model_, path_); });
+}
+
+TEST_F(AdapterFolder, WholeTablesBesideAnEmbeddingsAdapterAreTaken) {
+  config_.modules_to_save = {};
+  inject_random();
+  peft::save_pretrained(*model_, path_);
+  peft::StateDict state;
+  for (const auto& item : peft::load_peft_weights(path_)) {
+    state.insert(item.key(), item.value());
+  }
+  state.insert(
+      "base_model.model.embedding.base_layer.weight", torch::ones({10, 6}));
+  peft::save_safetensors(state, path_ / "adapter_model.safetensors");
+  TextModel other = fresh();
+  peft::load_adapter(*other, path_);
+  EXPECT_TRUE(torch::equal(
+      other->named_parameters()["embedding.weight"], torch::ones({10, 6})));
+}
+
+}  // namespace
+}  // namespace peft_test
