@@ -146,8 +146,11 @@ int main(int argc, char** argv) {
       torch::set_num_threads(options.threads);
     }
     run(options);
-  } catch (const CLI::ParseError& error) {  // --help is one of them
-    return app.exit(error) == 0 ? 0 : 1;
+  } catch (const CLI::Success& help) {
+    return app.exit(help);
+  } catch (const CLI::Error& error) {
+    std::fprintf(stderr, "finetune_text: %s (hint: --help)\n", error.what());
+    return 1;
   } catch (const c10::Error& error) {
     std::fprintf(stderr, "finetune_text: %s\n", error.what_without_backtrace());
     return 1;

@@ -19,11 +19,18 @@ std::filesystem::path default_model() {
   return from_environment != nullptr ? from_environment : PEFT_DEMO_MODEL;
 }
 
+std::string check_positive(const std::string& text) {
+  double value = 0;
+  const bool good = CLI::detail::lexical_cast(text, value) && value > 0;
+  return good ? "" : "'" + text + "' is no number above 0";
+}
+
 }  // namespace
 
 void add_options(CLI::App& app, Options& options) {
   options.model = default_model();
   auto& training = options.training;
+  const CLI::Validator positive(check_positive, "POSITIVE");
   app.add_option(
       "--model",
       options.model,
@@ -34,16 +41,16 @@ void add_options(CLI::App& app, Options& options) {
       options.data,
       "File of label<TAB>text lines; default: Debian's fortunes");
   app.add_option("--epochs", training.epochs, "Times through the texts")
-      ->check(CLI::PositiveNumber)
+      ->check(positive)
       ->capture_default_str();
   app.add_option("--batch-size", training.batch_size, "Texts in a step")
-      ->check(CLI::PositiveNumber)
+      ->check(positive)
       ->capture_default_str();
   app.add_option("--lr", training.learning_rate, "Learning rate of AdamW")
-      ->check(CLI::PositiveNumber)
+      ->check(positive)
       ->capture_default_str();
   app.add_option("--r", options.r, "Rank of the adapter")
-      ->check(CLI::PositiveNumber)
+      ->check(positive)
       ->capture_default_str();
   app.add_option("--output", options.output, "Folder for the adapter")
       ->capture_default_str();
@@ -53,9 +60,10 @@ void add_options(CLI::App& app, Options& options) {
       "Also write the logits of the test texts to this "
       "safetensors file, for check_in_python.py");
   app.add_option("--seed", training.seed, "Seed of all random numbers")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--threads", options.threads, "Threads; default: all cores")
-      ->check(CLI::PositiveNumber);
+      ->check(positive);
   app.footer("Example:\n  finetune_text --epochs 2 --output my-adapter");
 }
 

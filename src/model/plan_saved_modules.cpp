@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// modules_to_save: a trained copy of every tensor of the chosen modules.
+#include "base/text.h"
+#include "methods/saved_copy.h"
+#include "model/plan_parts.h"
+
+namespace peft::detail {
+namespace {
+
+// False when the layer has no tensors at all.
+bool plan_saved_layer(
+    Planning& planning,
+    const HostedLayer& layer,
+    const std::string& chosen) {
+  if (!layer.unknown_tensors.empty()) {
+    planning.mistakes.add(
+        ErrorKind::unsupported,
+        concat(
+            "modules_to_save: '", chosen, "' holds '", layer.path, "', a ",
+            layer.type, " whose tensors ", list_names(layer.unknown_tensors),
+            " this library cannot swap; register the class with "
+            "peft::register_layer"));
+    return true;
+  }
+  for (const HostedTensor& tensor : layer.tensors) {
+    if (!planning.saved.insert(join_path(layer.path, tensor.name)).second) {
+      continue;  // chosen by two entries
+    }
+    check_ownership(planning, tensor, join_path(layer.path, tensor.name));
+    planning.plan.targets.push_back(
+        {tensor,
+         Target{
+             .layer_path = layer.path,
+             .layer_type = layer.type,
+             .tensor_name = tensor.name,
+             .file_prefix = layer.path,
+             .pattern_path = layer.path,
+             .is_saved_copy = true,
+             .layer = layer.seat,
+             .base = tensor.base},
+         make_saved_copy(tensor.name, tensor.base, tensor.is_buffer)});
+  }
+  return !layer.tensors.empty();
+}
+
+}  // namespace
+
+void plan_saved_modules(
+    Planning& planning,
+    const std::vector<ModuleName>& names) {
+  for (const auto& chosen : match_modules_to_save(planning.config, names)) {
+    bool any = false;
+    for (const HostedLayer& layer : planning.layers) {
+      if (layer.path == chosen || layer.path.starts_with(chosen + ".")) {
+        any |= plan_saved_layer(planning, layer, chosen);
+      }
+    }
+    if (!any) {
+      planning.mistakes.add(
+          ErrorKind::target,
+          concat("modules_to_save: '", chosen, "' has no tensors to train"));
+    }
+  }
+}
+
+}  // namespace peft::detail

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// How strongly adapters act: PEFT's set_scale, scale_layer, unscale_layer.
+#include <algorithm>
+#include <cmath>
+
+#include "base/text.h"
+#include "model/model_state.h"
+#include "peft/adapters.h"
+
+namespace peft {
+namespace {
+
+using detail::concat;
+using detail::ModelState;
+using detail::Target;
+
+template <class Visit>
+void for_each_active(ModelState& state, const Visit& visit) {
+  const auto active = state.activation->load();
+  for (const auto& adapter : state.adapters) {
+    if (std::find(active->ids.begin(), active->ids.end(), adapter->id) !=
+        active->ids.end()) {
+      for (const Target& target : adapter->targets) {
+        visit(*target.attachment);
+      }
+    }
+  }
+}
+
+void check_scale(const char* asking, double scale) {
+  if (!std::isfinite(scale)) {
+    throw Error(
+        ErrorKind::config,
+        concat("[", asking, "] scale = ", scale, "; give a finite number"));
+  }
+}
+
+}  // namespace
+
+void Adapters::set_scale(const std::string& name, double scale) {
+  check_scale("set_scale", scale);
+  for (const Target& target : state_->get(name, "set_scale").targets) {
+    target.attachment->scale.store(scale);
+  }
+}
+
+void Adapters::scale_layer(double scale) {
+  check_scale("scale_layer", scale);
+  for_each_active(*state_, [&](detail::Attachment& attachment) {
+    attachment.scale.store(attachment.scale.load() * scale);
+  });
+}
+
+void Adapters::unscale_layer(std::optional<double> scale) {
+  if (scale && (*scale == 0 || !std::isfinite(*scale))) {
+    throw Error(
+        ErrorKind::config,
+        concat(
+            "[unscale_layer] scale = ", *scale, "; give a finite number that "
+            "is not zero, or none to go back to lora_alpha / r"));
+  }
+  for_each_active(*state_, [&](detail::Attachment& attachment) {
+    attachment.scale.store(scale ? attachment.scale.load() / *scale : 1.0);
+  });
+}
+
+std::map<std::string, double> Adapters::scaling(const std::string& name) const {
+  std::map<std::string, double> found;
+  for (const Target& target : state_->get(name, "scaling").targets) {
+    if (!target.is_saved_copy) {
+      found[target.file_prefix] = target.attachment->scale.load() *
+          target.attachment->method->strength();
+    }
+  }
+  return found;
+}
+
+}  // namespace peft
