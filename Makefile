@@ -3,6 +3,7 @@
 #   make demo          build and run the examples
 #   make test          build everything and run all tests
 #   make test-asan     the same under AddressSanitizer and UBSan
+#   make bench         times beside Python PEFT, as ratios
 #   make format        format the code; make check-format only looks
 #   make clean         remove what was built (.venv stays)
 
@@ -14,7 +15,7 @@ setup := .venv/.ready
 folders := $(wildcard include src cli examples benchmarks tests)
 code = $(shell find $(folders) -name '*.h' -o -name '*.cpp')
 
-.PHONY: test demo format check-format clean setup
+.PHONY: test demo bench format check-format clean setup
 .PRECIOUS: build/%/build.ninja
 
 test: test-dev
@@ -29,6 +30,9 @@ build/%/build.ninja: CMakePresets.json | $(setup)
 
 demo: build/dev/build.ninja
 	cmake --build --preset dev --target demo
+
+bench: build/dev/build.ninja
+	cmake --build --preset dev --target bench
 
 test-%: build/%/build.ninja
 	cmake --build --preset $*

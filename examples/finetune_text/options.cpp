@@ -25,6 +25,11 @@ std::string check_positive(const std::string& text) {
   return good ? "" : "'" + text + "' is no number above 0";
 }
 
+std::string check_whole(const std::string& text) {
+  const bool good = text.find_first_not_of("0123456789") == std::string::npos;
+  return good ? "" : "'" + text + "' is no whole number from 0 on";
+}
+
 }  // namespace
 
 void add_options(CLI::App& app, Options& options) {
@@ -60,7 +65,7 @@ void add_options(CLI::App& app, Options& options) {
       "Also write the logits of the test texts to this "
       "safetensors file, for check_in_python.py");
   app.add_option("--seed", training.seed, "Seed of all random numbers")
-      ->check(CLI::NonNegativeNumber)
+      ->check(check_whole, "")
       ->capture_default_str();
   app.add_option("--threads", options.threads, "Threads; default: all cores")
       ->check(positive);
