@@ -35,8 +35,11 @@ void print_config(const peft::AdapterConfig& config) {
   if (const auto* lora = dynamic_cast<const peft::LoraConfig*>(&config)) {
     std::printf(
         "rank     %lld, alpha %g, dropout %g%s, bias %s\n",
-        static_cast<long long>(lora->r), lora->lora_alpha, lora->lora_dropout,
-        lora->use_rslora ? ", rslora" : "", lora->bias.c_str());
+        static_cast<long long>(lora->r),
+        lora->lora_alpha,
+        lora->lora_dropout,
+        lora->use_rslora ? ", rslora" : "",
+        lora->bias.c_str());
   }
   std::printf("targets  %s\n", describe(config.target_modules).c_str());
   std::printf(
@@ -56,12 +59,15 @@ bool print_tensors(const peft::StateDict& tensors) {
     std::ostringstream sizes;
     sizes << tensor.sizes();
     std::printf(
-        "  %s  %s %s%s\n", item.key().c_str(), sizes.str().c_str(),
+        "  %s  %s %s%s\n",
+        item.key().c_str(),
+        sizes.str().c_str(),
         c10::toString(tensor.scalar_type()),
         is_finite ? "" : "  holds NaN or infinity");
   }
   std::printf(
-      "tensors  %zu, %lld numbers\n", tensors.size(),
+      "tensors  %zu, %lld numbers\n",
+      tensors.size(),
       static_cast<long long>(numbers));
   return finite;
 }

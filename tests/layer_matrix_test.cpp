@@ -28,7 +28,9 @@ struct Case {
   std::function<Tensor(const Tensor& A, const Tensor& B, double s)> delta;
 };
 
-void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name;
+}
 
 Tensor matrix_delta(const Tensor& A, const Tensor& B, double s) {
   return B.mm(A) * s;
@@ -51,12 +53,12 @@ Case layer(
     std::function<Tensor()> input,
     Tensor (*delta)(const Tensor&, const Tensor&, double)) {
   return {
-      std::move(name), [make] { return make().ptr(); },
-      [](nn::Module& m, const Tensor& x) {
-        return m.as<Holder>()->forward(x);
-      },
+      std::move(name),
+      [make] { return make().ptr(); },
+      [](nn::Module& m, const Tensor& x) { return m.as<Holder>()->forward(x); },
       [](nn::Module& m) -> Tensor& { return m.as<Holder>()->weight; },
-      std::move(input), delta};
+      std::move(input),
+      delta};
 }
 
 std::function<Tensor()> normal(std::vector<int64_t> shape) {
@@ -78,63 +80,86 @@ nn::Conv2dOptions conv2d(int64_t in, int64_t out, int64_t k) {
 
 std::vector<Case> cases() {
   std::vector<Case> all = {
-      layer<nn::Linear>("linear_2d", [] { return nn::Linear(7, 5); },
-                        normal({4, 7}), matrix_delta),
-      layer<nn::Linear>("linear_3d_strided", [] { return nn::Linear(7, 5); },
-                        strided({2, 3, 7}), matrix_delta),
-      layer<nn::Linear>("linear_1d", [] { return nn::Linear(7, 5); },
-                        normal({7}), matrix_delta),
-      layer<nn::Linear>("linear_empty", [] { return nn::Linear(7, 5); },
-                        normal({0, 7}), matrix_delta),
+      layer<nn::Linear>(
+          "linear_2d",
+          [] { return nn::Linear(7, 5); },
+          normal({4, 7}),
+          matrix_delta),
+      layer<nn::Linear>(
+          "linear_3d_strided",
+          [] { return nn::Linear(7, 5); },
+          strided({2, 3, 7}),
+          matrix_delta),
+      layer<nn::Linear>(
+          "linear_1d",
+          [] { return nn::Linear(7, 5); },
+          normal({7}),
+          matrix_delta),
+      layer<nn::Linear>(
+          "linear_empty",
+          [] { return nn::Linear(7, 5); },
+          normal({0, 7}),
+          matrix_delta),
       layer<nn::Linear>(
           "linear_no_bias",
           [] { return nn::Linear(nn::LinearOptions(7, 5).bias(false)); },
-          normal({4, 7}), matrix_delta),
+          normal({4, 7}),
+          matrix_delta),
       layer<nn::Conv1d>(
           "conv1d_dilated",
           [] { return nn::Conv1d(nn::Conv1dOptions(3, 5, 3).dilation(2)); },
-          normal({2, 3, 9}), kernel_delta),
+          normal({2, 3, 9}),
+          kernel_delta),
       layer<nn::Conv1d>(
           "conv1d_unbatched",
           [] { return nn::Conv1d(nn::Conv1dOptions(3, 5, 3)); },
-          normal({3, 9}), kernel_delta),
+          normal({3, 9}),
+          kernel_delta),
       layer<nn::Conv2d>(
           "conv2d_strided_padded",
           [] { return nn::Conv2d(conv2d(3, 4, 3).stride(2).padding(1)); },
-          normal({2, 3, 7, 6}), kernel_delta),
+          normal({2, 3, 7, 6}),
+          kernel_delta),
       layer<nn::Conv2d>(
           "conv2d_same",
           [] {
             return nn::Conv2d(
                 conv2d(3, 4, 3).padding(torch::kSame).dilation(2));
           },
-          normal({2, 3, 7, 6}), kernel_delta),
+          normal({2, 3, 7, 6}),
+          kernel_delta),
       layer<nn::Conv2d>(
           "conv2d_reflect",
           [] {
             return nn::Conv2d(
                 conv2d(3, 4, 3).padding(1).padding_mode(torch::kReflect));
           },
-          normal({2, 3, 7, 6}), kernel_delta),
+          normal({2, 3, 7, 6}),
+          kernel_delta),
       layer<nn::Conv2d>(
           "conv2d_circular",
           [] {
             return nn::Conv2d(
                 conv2d(3, 4, 3).padding(1).padding_mode(torch::kCircular));
           },
-          normal({2, 3, 7, 6}), kernel_delta),
+          normal({2, 3, 7, 6}),
+          kernel_delta),
       layer<nn::Conv2d>(
-          "conv2d_replicate_1x1", [] {
+          "conv2d_replicate_1x1",
+          [] {
             return nn::Conv2d(
                 conv2d(3, 4, 1).padding(1).padding_mode(torch::kReplicate));
           },
-          normal({2, 3, 7, 6}), kernel_delta),
+          normal({2, 3, 7, 6}),
+          kernel_delta),
       layer<nn::Conv3d>(
           "conv3d_1x1x3",
           [] { return nn::Conv3d(nn::Conv3dOptions(2, 4, {1, 1, 3})); },
-          normal({2, 2, 3, 4, 5}), kernel_delta),
+          normal({2, 2, 3, 4, 5}),
+          kernel_delta),
       layer<nn::Embedding>(
-          "embedding", [] { return nn::Embedding(9, 5); },
+          "embedding",
+          [] { return nn::Embedding(9, 5); },
           [] { return torch::tensor({{1, 8, 1}, {0, 3, 2}}, torch::kLong); },
           table_delta),
   };
@@ -219,8 +244,10 @@ class LayerMatrix
   void expect_close(const Tensor& found, const Tensor& expected) const {
     ASSERT_EQ(found.sizes(), expected.sizes());
     EXPECT_TRUE(torch::allclose(
-        found.to(torch::kFloat64), expected.to(torch::kFloat64),
-        tolerance(dtype()), tolerance(dtype())))
+        found.to(torch::kFloat64),
+        expected.to(torch::kFloat64),
+        tolerance(dtype()),
+        tolerance(dtype())))
         << "largest difference "
         << (found.to(torch::kFloat64) - expected).abs().max();
   }
@@ -228,8 +255,7 @@ class LayerMatrix
   static std::vector<Tensor> leaves(const std::vector<Tensor>& tensors) {
     std::vector<Tensor> copies;
     for (const Tensor& t : tensors) {
-      copies.push_back(
-          t.detach().to(torch::kFloat64).clone().requires_grad_());
+      copies.push_back(t.detach().to(torch::kFloat64).clone().requires_grad_());
     }
     return copies;
   }
@@ -283,7 +309,8 @@ TEST_P(LayerMatrix, AnyOtherUseSeesTheEffectiveWeight) {
   const auto copies = leaves(factors);
   const Tensor expected = effective(copies);
   expect_close(weight() * 2, expected * 2);
-  expect_close(weight().flatten(1).slice(1, 0, 2), expected.flatten(1).slice(1, 0, 2));
+  expect_close(
+      weight().flatten(1).slice(1, 0, 2), expected.flatten(1).slice(1, 0, 2));
   const Tensor index = torch::tensor({1, 0}, torch::kLong);
   const Tensor picked = weight().index_select(0, index);
   expect_close(picked, expected.index_select(0, index));
@@ -306,8 +333,7 @@ TEST_P(LayerMatrix, TwoAdaptersAddAndSwitch) {
   adapters.set_adapter("a");
   expect_close(forward(), run_plain(effective(a), x));
   adapters.set_adapter(std::vector<std::string>{"a", "b"});
-  expect_close(
-      forward(), run_plain(effective({a[0], a[1], b[0], b[1]}), x));
+  expect_close(forward(), run_plain(effective({a[0], a[1], b[0], b[1]}), x));
   adapters.enable_adapters(false);
   EXPECT_TRUE(torch::equal(forward(), base));
   adapters.enable_adapters(true);
@@ -366,7 +392,9 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Combine(
         testing::ValuesIn(cases()),
         testing::Values(
-            torch::kFloat32, torch::kFloat64, torch::kBFloat16,
+            torch::kFloat32,
+            torch::kFloat64,
+            torch::kBFloat16,
             torch::kFloat16)),
     [](const auto& info) {
       return std::get<0>(info.param).name + "_" +

@@ -104,9 +104,8 @@ PEFT_API Adapters inject_adapter_in_model(
 
 /// What that call would adapt, and why not the rest. Changes nothing; mistakes
 /// stand in the report's notes.
-PEFT_API MatchReport match_report(
-    const AdapterConfig& config,
-    const torch::nn::Module& model);
+PEFT_API MatchReport
+match_report(const AdapterConfig& config, const torch::nn::Module& model);
 
 /// The handle again. Throws Error (state) when `model` has no adapters.
 PEFT_API Adapters adapters_of(const torch::nn::Module& model);

@@ -36,8 +36,9 @@ std::shared_ptr<Model> clone(const std::shared_ptr<Model>& model) {
 template <
     class Holder,
     class = typename Holder::ContainedType,
-    class = std::enable_if_t<
-        std::is_base_of_v<torch::nn::ModuleHolder<typename Holder::ContainedType>, Holder>>>
+    class = std::enable_if_t<std::is_base_of_v<
+        torch::nn::ModuleHolder<typename Holder::ContainedType>,
+        Holder>>>
 Holder clone(const Holder& model) {
   return Holder(clone(model.ptr()));
 }

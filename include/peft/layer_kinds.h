@@ -72,7 +72,9 @@ void register_layer(std::initializer_list<WeightMember<Layer>> members) {
         if (auto* layer = dynamic_cast<Layer*>(&module)) {
           for (const auto& m : members) {
             found.push_back(
-                {m.name, &(layer->*m.member), m.use,
+                {m.name,
+                 &(layer->*m.member),
+                 m.use,
                  m.groups ? m.groups(*layer) : 1});
           }
         }

@@ -21,8 +21,8 @@ struct PEFT_API LoraConfig : AdapterConfig {
   double lora_dropout = 0.0;  ///< in [0, 1)
   /// True for weights stored [in, out]; layers of this library know their own.
   bool fan_in_fan_out = false;
-  std::string bias = "none";  ///< "none", "all" or "lora_only"
-  bool use_rslora = false;    ///< s = lora_alpha / sqrt(r)
+  std::string bias = "none";            ///< "none", "all" or "lora_only"
+  bool use_rslora = false;              ///< s = lora_alpha / sqrt(r)
   InitChoice init_lora_weights = true;  ///< true, false or "gaussian"
   OneOrMany<std::int64_t> layers_to_transform;
   OneOrMany<std::string> layers_pattern;
@@ -30,25 +30,25 @@ struct PEFT_API LoraConfig : AdapterConfig {
   Patterns<double> alpha_pattern;
   std::vector<std::string> target_parameters;  ///< {"experts.w1"}
 
-  JsonText alora_invocation_tokens;      ///< (kept)
-  JsonText arrow_config;                 ///< (kept)
-  JsonText corda_config;                 ///< (kept)
-  bool ensure_weight_tying = false;      ///< (kept)
-  JsonText eva_config;                   ///< (kept)
-  JsonText kasa_config;                  ///< (kept)
-  JsonText layer_replication;            ///< (kept)
-  JsonText loftq_config{"{}"};           ///< (kept)
-  bool lora_bias = false;                ///< (kept)
-  JsonText lora_ga_config;               ///< (kept)
-  JsonText megatron_config;              ///< (kept)
+  JsonText alora_invocation_tokens;             ///< (kept)
+  JsonText arrow_config;                        ///< (kept)
+  JsonText corda_config;                        ///< (kept)
+  bool ensure_weight_tying = false;             ///< (kept)
+  JsonText eva_config;                          ///< (kept)
+  JsonText kasa_config;                         ///< (kept)
+  JsonText layer_replication;                   ///< (kept)
+  JsonText loftq_config{"{}"};                  ///< (kept)
+  bool lora_bias = false;                       ///< (kept)
+  JsonText lora_ga_config;                      ///< (kept)
+  JsonText megatron_config;                     ///< (kept)
   JsonText megatron_core{"\"megatron.core\""};  ///< (kept)
-  JsonText monteclora_config;            ///< (kept)
-  std::int64_t qalora_group_size = 16;   ///< (kept)
-  JsonText trainable_token_indices;      ///< (kept)
-  JsonText use_bdlora;                   ///< (kept)
-  bool use_dora = false;                 ///< (kept)
-  bool use_qalora = false;               ///< (kept)
-  JsonText velora_config;                ///< (kept)
+  JsonText monteclora_config;                   ///< (kept)
+  std::int64_t qalora_group_size = 16;          ///< (kept)
+  JsonText trainable_token_indices;             ///< (kept)
+  JsonText use_bdlora;                          ///< (kept)
+  bool use_dora = false;                        ///< (kept)
+  bool use_qalora = false;                      ///< (kept)
+  JsonText velora_config;                       ///< (kept)
 };
 
 }  // namespace peft

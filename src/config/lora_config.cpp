@@ -111,8 +111,7 @@ void check_layers(const LoraConfig& config, Mistakes& mistakes) {
   };
   needs_list("layers_to_transform", !config.layers_to_transform.empty());
   needs_list("layers_pattern", !config.layers_pattern.empty());
-  if (!config.layers_pattern.empty() &&
-      config.layers_to_transform.is_none()) {
+  if (!config.layers_pattern.empty() && config.layers_to_transform.is_none()) {
     mistakes.add(
         ErrorKind::config,
         "layers_pattern is given without layers_to_transform; give the layer "

@@ -29,17 +29,16 @@ void check_weight(const at::Tensor& weight, Mistakes& mistakes) {
   } else if (!at::isFloatingType(weight.scalar_type())) {
     mistakes.add(
         ErrorKind::unsupported,
-        concat("adapters need a floating point weight, this one is ",
-               weight.dtype()));
+        concat(
+            "adapters need a floating point weight, this one is ",
+            weight.dtype()));
   }
 }
 
 }  // namespace
 
-at::Tensor adapt(
-    const at::Tensor& weight,
-    const AdapterConfig& config,
-    WeightUse use) {
+at::Tensor
+adapt(const at::Tensor& weight, const AdapterConfig& config, WeightUse use) {
   Mistakes mistakes(ErrorKind::config, "[adapt] cannot adapt the tensor");
   config.check(mistakes);
   check_weight(weight, mistakes);
@@ -81,7 +80,9 @@ at::Tensor base_weight(const at::Tensor& tensor) {
   return adapted ? adapted->replay(adapted->weight()->base()) : tensor;
 }
 
-at::Tensor effective_weight(const at::Tensor& tensor) { return plain(tensor); }
+at::Tensor effective_weight(const at::Tensor& tensor) {
+  return plain(tensor);
+}
 
 std::vector<at::Tensor> adapter_parameters(const at::Tensor& tensor) {
   const AdaptedTensor* adapted = as_adapted(tensor);

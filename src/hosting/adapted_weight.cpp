@@ -16,7 +16,9 @@ bool before(const std::shared_ptr<const Attachment>& a, AdapterId id) {
 
 }  // namespace
 
-std::int64_t effective_weights_formed() { return formed.load(); }
+std::int64_t effective_weights_formed() {
+  return formed.load();
+}
 
 double Attachment::dropout_now() const {
   return dropout && dropout->is_training() ? dropout->options.p() : 0.0;
@@ -43,8 +45,8 @@ at::Tensor AdaptedWeight::tensor() const {
 
 void AdaptedWeight::attach(std::shared_ptr<const Attachment> attachment) {
   Attachments next = *attachments_.load();
-  const auto place = std::lower_bound(
-      next.begin(), next.end(), attachment->adapter, before);
+  const auto place =
+      std::lower_bound(next.begin(), next.end(), attachment->adapter, before);
   next.insert(place, std::move(attachment));
   attachments_.store(std::move(next));
 }

@@ -43,7 +43,8 @@ class AdapterContainer {
 template <class Dict>
 class Announcing : public Dict, public AdapterContainer {
  public:
-  void to(torch::Device device, torch::Dtype dtype, bool non_blocking) override {
+  void to(torch::Device device, torch::Dtype dtype, bool non_blocking)
+      override {
     Dict::to(device, dtype, non_blocking);
     announce(dtype);
   }

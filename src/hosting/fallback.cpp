@@ -16,7 +16,10 @@ using torch::jit::Stack;
 
 // Aliasing operators that people call to get at the data: give them data.
 constexpr std::array<std::string_view, 4> reads = {
-    "aten::contiguous", "aten::to", "aten::cpu", "aten::cuda"};
+    "aten::contiguous",
+    "aten::to",
+    "aten::cpu",
+    "aten::cuda"};
 
 bool is_view(const c10::FunctionSchema& schema) {
   if (schema.arguments().empty() || schema.returns().size() != 1 ||
@@ -25,8 +28,8 @@ bool is_view(const c10::FunctionSchema& schema) {
   }
   const auto* from = schema.arguments()[0].alias_info();
   const auto* to = schema.returns()[0].alias_info();
-  const bool list = schema.returns()[0].type()->kind() ==
-      c10::TypeKind::ListType;
+  const bool list =
+      schema.returns()[0].type()->kind() == c10::TypeKind::ListType;
   return from && !from->isWrite() && ((to && !to->isWrite()) || list);
 }
 
@@ -48,10 +51,8 @@ bool is_transpose(const c10::OperatorName& name, const Stack& arguments) {
 }
 
 // What `view` becomes by one more step whose result has the shape of `next`.
-WeightView extend(
-    const AdaptedTensor& adapted,
-    ViewStep step,
-    const at::Tensor& next) {
+WeightView
+extend(const AdaptedTensor& adapted, ViewStep step, const at::Tensor& next) {
   WeightView view = adapted.view();
   const auto& name = step.op.operator_name();
   const bool matrix = view.is_matrix &&
@@ -61,8 +62,8 @@ WeightView extend(
   } else if (matrix && is_transpose(name, step.arguments)) {
     view.transposed = !view.transposed;
   } else if (
-      matrix && name.name == "aten::slice" && !view.transposed &&
-      !view.rows && !adapted.weight()->layout().inputs_first &&
+      matrix && name.name == "aten::slice" && !view.transposed && !view.rows &&
+      !adapted.weight()->layout().inputs_first &&
       step.arguments[1].toInt() == 0 && step.arguments[4].toInt() == 1) {
     const auto rows = adapted.size(0);
     const auto& start = step.arguments[2];
@@ -92,8 +93,8 @@ bool view(
     const AdaptedTensor& adapted,
     Stack* stack,
     std::size_t first) {
-  Stack arguments(stack->begin() + static_cast<std::ptrdiff_t>(first),
-                  stack->end());
+  Stack arguments(
+      stack->begin() + static_cast<std::ptrdiff_t>(first), stack->end());
   const at::NoGradGuard no_grad;
   const at::Tensor base = adapted.replay(adapted.weight()->base());
   Stack shapes = arguments;
@@ -207,7 +208,8 @@ at::Tensor transpose_matrix(const at::Tensor& weight) {
   const AdaptedTensor* adapted = as_adapted(weight);
   const at::NoGradGuard no_grad;
   return adapted_view(
-      *adapted, {op, {c10::IValue()}, std::nullopt},
+      *adapted,
+      {op, {c10::IValue()}, std::nullopt},
       adapted->replay(adapted->weight()->base()).t());
 }
 

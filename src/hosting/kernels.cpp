@@ -54,8 +54,7 @@ Tensor linear(
     const std::optional<Tensor>& bias) {
   const Tensor x = plain(input);
   if (const auto map = as_linear_map(weight, false)) {
-    return add_linear(
-        at::linear(x, map->base, plain(bias)), x, map->terms);
+    return add_linear(at::linear(x, map->base, plain(bias)), x, map->terms);
   }
   return at::linear(x, plain(weight), plain(bias));
 }
@@ -113,9 +112,10 @@ Tensor embedding(
   if (const auto table = as_whole(weight, Form::table)) {
     const Lookup lookup{padding_idx, scale_grad_by_freq, sparse};
     return add_embedding(
-        at::embedding(
-            table->base, i, padding_idx, scale_grad_by_freq, sparse),
-        i, table->terms, lookup);
+        at::embedding(table->base, i, padding_idx, scale_grad_by_freq, sparse),
+        i,
+        table->terms,
+        lookup);
   }
   return at::embedding(
       plain(weight), i, padding_idx, scale_grad_by_freq, sparse);
@@ -155,7 +155,10 @@ Tensor convolve(
   const Tensor x = plain(input);
   if (const auto kernel = as_whole(weight, Form::kernel)) {
     return add_convolution(
-        run(x, kernel->base, plain(bias), groups), x, kernel->terms, groups,
+        run(x, kernel->base, plain(bias), groups),
+        x,
+        kernel->terms,
+        groups,
         [&](const Tensor& dropped, const Tensor& A) {
           return run(dropped, A, std::optional<Tensor>(), 1);
         });
@@ -164,17 +167,26 @@ Tensor convolve(
 }
 
 // Padding is IntArrayRef or a word ("same").
-#define PEFT_CONVOLUTION(NAME, CONV, PADDING)                               \
-  Tensor NAME(                                                              \
-      const Tensor& input, const Tensor& weight,                            \
-      const std::optional<Tensor>& bias, IntArrayRef stride,                \
-      PADDING padding, IntArrayRef dilation, int64_t groups) {              \
-    return convolve(                                                        \
-        input, weight, bias, groups,                                        \
-        [&](const Tensor& x, const Tensor& w,                               \
-            const std::optional<Tensor>& b, int64_t g) {                    \
-          return CONV(x, w, b, stride, padding, dilation, g);               \
-        });                                                                 \
+#define PEFT_CONVOLUTION(NAME, CONV, PADDING)                 \
+  Tensor NAME(                                                \
+      const Tensor& input,                                    \
+      const Tensor& weight,                                   \
+      const std::optional<Tensor>& bias,                      \
+      IntArrayRef stride,                                     \
+      PADDING padding,                                        \
+      IntArrayRef dilation,                                   \
+      int64_t groups) {                                       \
+    return convolve(                                          \
+        input,                                                \
+        weight,                                               \
+        bias,                                                 \
+        groups,                                               \
+        [&](const Tensor& x,                                  \
+            const Tensor& w,                                  \
+            const std::optional<Tensor>& b,                   \
+            int64_t g) {                                      \
+          return CONV(x, w, b, stride, padding, dilation, g); \
+        });                                                   \
   }
 PEFT_CONVOLUTION(conv1d, at::conv1d, IntArrayRef)
 PEFT_CONVOLUTION(conv2d, at::conv2d, IntArrayRef)
@@ -194,8 +206,10 @@ Tensor convolution(
     bool transposed,
     IntArrayRef output_padding,
     int64_t groups) {
-  const auto run = [&](const Tensor& x, const Tensor& w,
-                       const std::optional<Tensor>& b, int64_t g) {
+  const auto run = [&](const Tensor& x,
+                       const Tensor& w,
+                       const std::optional<Tensor>& b,
+                       int64_t g) {
     return at::convolution(
         x, w, b, stride, padding, dilation, transposed, output_padding, g);
   };

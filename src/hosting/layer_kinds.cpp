@@ -68,13 +68,13 @@ Members embedding(nn::EmbeddingImpl& layer) {
 
 Members attention(nn::MultiheadAttentionImpl& layer) {
   Members members;
-  const auto add_weight = [&](const char* name, at::Tensor& weight,
-                              const char* holder) {
-    if (weight.defined()) {
-      members.push_back(
-          {name, &weight, WeightLayout::matrix(weight), false, holder});
-    }
-  };
+  const auto add_weight =
+      [&](const char* name, at::Tensor& weight, const char* holder) {
+        if (weight.defined()) {
+          members.push_back(
+              {name, &weight, WeightLayout::matrix(weight), false, holder});
+        }
+      };
   add_weight("in_proj_weight", layer.in_proj_weight, "");
   add_weight("q_proj_weight", layer.q_proj_weight, "q_proj");
   add_weight("k_proj_weight", layer.k_proj_weight, "k_proj");
@@ -185,8 +185,10 @@ KnownLayer from_user_kind(
     // Several weights of one layer keep their adapters apart.
     const bool shares = !bare && members.size() > 1;
     known.members.push_back(
-        {member.name, member.tensor,
-         layout_of(*member.tensor, member.use, member.groups), bare,
+        {member.name,
+         member.tensor,
+         layout_of(*member.tensor, member.use, member.groups),
+         bare,
          shares ? member.name : ""});
   }
   return known;
@@ -194,10 +196,8 @@ KnownLayer from_user_kind(
 
 }  // namespace
 
-WeightLayout layout_of(
-    const at::Tensor& weight,
-    WeightUse use,
-    std::int64_t groups) {
+WeightLayout
+layout_of(const at::Tensor& weight, WeightUse use, std::int64_t groups) {
   switch (use) {
     case WeightUse::linear:
       return weight.dim() == 2 ? WeightLayout::matrix(weight)

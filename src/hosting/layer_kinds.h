@@ -35,10 +35,8 @@ struct KnownLayer {
 std::optional<KnownLayer> know_layer(torch::nn::Module& layer);
 
 /// How a weight that an operator reads so is laid out.
-WeightLayout layout_of(
-    const at::Tensor& weight,
-    WeightUse use,
-    std::int64_t groups);
+WeightLayout
+layout_of(const at::Tensor& weight, WeightUse use, std::int64_t groups);
 
 /// The class name for messages: "Linear" for torch::nn::LinearImpl.
 std::string type_name(const torch::nn::Module& module);

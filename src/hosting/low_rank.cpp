@@ -14,18 +14,15 @@ namespace {
 
 // x as the factor wants it: its dtype (autocast casts for itself), dropped out.
 at::Tensor input_for(const at::Tensor& x, const LowRankTerm& term) {
-  const bool autocast =
-      at::autocast::is_autocast_enabled(x.device().type());
+  const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
   const at::Tensor cast = autocast ? x : x.to(term.A.scalar_type());
   return term.dropout > 0 ? at::dropout(cast, term.dropout, true) : cast;
 }
 
 }  // namespace
 
-at::Tensor add_linear(
-    at::Tensor y,
-    const at::Tensor& x,
-    const LowRankTerms& terms) {
+at::Tensor
+add_linear(at::Tensor y, const at::Tensor& x, const LowRankTerms& terms) {
   const auto dtype = y.scalar_type();
   for (const LowRankTerm& term : terms) {
     const at::Tensor s = at::linear(input_for(x, term), term.A);

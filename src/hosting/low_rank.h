@@ -13,10 +13,8 @@
 namespace peft::detail {
 
 /// y [..., outputs], x [..., inputs].
-at::Tensor add_linear(
-    at::Tensor y,
-    const at::Tensor& x,
-    const LowRankTerms& terms);
+at::Tensor
+add_linear(at::Tensor y, const at::Tensor& x, const LowRankTerms& terms);
 
 /// How one table lookup was asked for.
 struct Lookup {

@@ -93,7 +93,9 @@ class Walk {
     }
   }
 
-  void visit(const std::shared_ptr<nn::Module>& module, const std::string& path) {
+  void visit(
+      const std::shared_ptr<nn::Module>& module,
+      const std::string& path) {
     if (!on_path_.insert(module.get()).second) {
       return;  // a module that contains itself
     }
@@ -139,8 +141,7 @@ void walk_own_modules(
   }
   for (const auto& child : module.named_children()) {
     if (!is_adapter_module(*child.value())) {
-      walk_own_modules(
-          *child.value(), join_path(path, child.key()), seen, see);
+      walk_own_modules(*child.value(), join_path(path, child.key()), seen, see);
     }
   }
 }
@@ -177,8 +178,7 @@ std::vector<HostedLayer> ModuleHost::layers() const {
   return Walk().run(root_);
 }
 
-std::vector<std::pair<std::string, at::Tensor>> ModuleHost::parameters()
-    const {
+std::vector<std::pair<std::string, at::Tensor>> ModuleHost::parameters() const {
   return collect(root_, /*with_buffers=*/false);
 }
 
@@ -187,7 +187,9 @@ std::vector<std::pair<std::string, at::Tensor>> own_tensors(
   return collect(root, /*with_buffers=*/true);
 }
 
-std::string ModuleHost::type() const { return type_name(root_); }
+std::string ModuleHost::type() const {
+  return type_name(root_);
+}
 
 std::shared_ptr<Owner> ModuleHost::find_owner(
     const std::function<bool(const Owner&)>& wanted) const {

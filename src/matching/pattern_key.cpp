@@ -67,7 +67,8 @@ bool pattern_key_matches(const std::string& key, const std::string& path) {
 std::string exact_path_key(const std::string& path) {
   std::string key = "^";
   for (const char c : path) {
-    const bool is_word = c == '_' || std::isalnum(static_cast<unsigned char>(c));
+    const bool is_word =
+        c == '_' || std::isalnum(static_cast<unsigned char>(c));
     // Non-ASCII bytes belong to letters and stay as they are.
     if (!is_word && static_cast<unsigned char>(c) < 128) {
       key += '\\';

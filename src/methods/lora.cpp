@@ -46,22 +46,34 @@ class Lora final : public Method {
     if (layout.form == Form::whole) {
       mistakes.add(
           ErrorKind::unsupported,
-          concat(where, ": LoRA needs a matrix, a table, a kernel or a stack "
-                 "of matrices, found ", layout.describe()));
+          concat(
+              where,
+              ": LoRA needs a matrix, a table, a kernel or a stack "
+              "of matrices, found ",
+              layout.describe()));
     }
     if (settings_.r % layout.groups != 0) {
       mistakes.add(
           ErrorKind::config,
-          concat(where, ": r = ", settings_.r, " is not divisible by the ",
-                 "convolution's groups = ", layout.groups,
-                 "; set r, or rank_pattern for this module, to a multiple of ",
-                 layout.groups));
+          concat(
+              where,
+              ": r = ",
+              settings_.r,
+              " is not divisible by the ",
+              "convolution's groups = ",
+              layout.groups,
+              "; set r, or rank_pattern for this module, to a multiple of ",
+              layout.groups));
     }
     if (layout.form == Form::stack && settings_.dropout > 0) {
       mistakes.add(
           ErrorKind::config,
-          concat(where, ": lora_dropout = ", settings_.dropout, " has no ",
-                 "meaning for a stack of matrices; set lora_dropout = 0"));
+          concat(
+              where,
+              ": lora_dropout = ",
+              settings_.dropout,
+              " has no ",
+              "meaning for a stack of matrices; set lora_dropout = 0"));
     }
   }
 
@@ -70,9 +82,15 @@ class Lora final : public Method {
     const std::int64_t r = settings_.r;
     if (layout.form == Form::table) {
       return {
-          {"lora_embedding_A", "", "lora_embedding_A", {r, layout.inputs},
+          {"lora_embedding_A",
+           "",
+           "lora_embedding_A",
+           {r, layout.inputs},
            Carrier::bare_parameter},
-          {"lora_embedding_B", "", "lora_embedding_B", {layout.outputs, r},
+          {"lora_embedding_B",
+           "",
+           "lora_embedding_B",
+           {layout.outputs, r},
            Carrier::bare_parameter}};
     }
     const std::int64_t rank = r * layout.count;
@@ -143,8 +161,7 @@ class Lora final : public Method {
     if (layout.form == Form::stack) {
       return {};
     }
-    return LowRank{
-        parameters[0], parameters[1], scale * settings_.strength};
+    return LowRank{parameters[0], parameters[1], scale * settings_.strength};
   }
 
   DropoutSpec dropout() const override {
@@ -179,10 +196,12 @@ class Lora final : public Method {
         if (layout.groups != 1) {
           throw Error(
               ErrorKind::unsupported,
-              concat("the LoRA of a convolution with groups = ", layout.groups,
-                     " reads all input channels and has no effective weight ",
-                     "of the convolution's own shape; use the weight in a "
-                     "convolution, or adapt another layer"));
+              concat(
+                  "the LoRA of a convolution with groups = ",
+                  layout.groups,
+                  " reads all input channels and has no effective weight ",
+                  "of the convolution's own shape; use the weight in a "
+                  "convolution, or adapt another layer"));
         }
         return at::mm(B.flatten(1), A.flatten(1));
       default:
@@ -231,9 +250,7 @@ void fit_lora(
   }
 }
 
-void settle_lora(
-    AdapterConfig& config,
-    const std::vector<std::string>& paths) {
+void settle_lora(AdapterConfig& config, const std::vector<std::string>& paths) {
   auto& lora = dynamic_cast<LoraConfig&>(config);
   lora.rank_pattern = order_free(lora.rank_pattern, paths);
   lora.alpha_pattern = order_free(lora.alpha_pattern, paths);

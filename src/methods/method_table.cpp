@@ -22,7 +22,8 @@ const MethodEntry& method_entry(const AdapterConfig& config) {
   throw Error(
       ErrorKind::unsupported,
       concat(
-          "method '", config.peft_type(),
+          "method '",
+          config.peft_type(),
           "' is not built yet; this library has LORA"));
 }
 

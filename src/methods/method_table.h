@@ -17,9 +17,8 @@ using StoredShapes =
 struct MethodEntry {
   std::string peft_type;
   /// The method as `config` sets it for the module at `path` (patterns apply).
-  std::unique_ptr<const Method> (*make)(
-      const AdapterConfig& config,
-      const std::string& path);
+  std::unique_ptr<const Method> (
+      *make)(const AdapterConfig& config, const std::string& path);
   /// Changes `config` so that the module at `path` gets the shapes that a file
   /// holds, where they differ (a rank pattern whose order JSON lost).
   void (*fit)(

@@ -15,9 +15,7 @@ WeightLayout WeightLayout::matrix(const at::Tensor& w, bool inputs_first) {
 
 WeightLayout WeightLayout::table(const at::Tensor& weight) {
   return {
-      .form = Form::table,
-      .outputs = weight.size(1),
-      .inputs = weight.size(0)};
+      .form = Form::table, .outputs = weight.size(1), .inputs = weight.size(0)};
 }
 
 WeightLayout WeightLayout::kernel(
@@ -53,7 +51,12 @@ std::string WeightLayout::describe() const {
       return concat("a table of ", inputs, " rows of ", outputs);
     case Form::kernel:
       return concat(
-          "a kernel from ", inputs, " to ", outputs, " channels in ", groups,
+          "a kernel from ",
+          inputs,
+          " to ",
+          outputs,
+          " channels in ",
+          groups,
           groups == 1 ? " group" : " groups");
     case Form::stack:
       return concat(count, " matrices of ", outputs, "x", inputs);

@@ -31,8 +31,12 @@ void check_saved_once(const std::vector<const AdapterRecord*>& chosen) {
         throw Error(
             ErrorKind::state,
             concat(
-                "[set_adapter] '", place->second, "' and '", adapter->name,
-                "' both have their own copy of '", target.layer_path,
+                "[set_adapter] '",
+                place->second,
+                "' and '",
+                adapter->name,
+                "' both have their own copy of '",
+                target.layer_path,
                 "' (modules_to_save); only one of them can be active"));
       }
     }
@@ -46,7 +50,8 @@ void activate(ModelState& state, const std::vector<std::string>& names) {
         concat(
             "[set_adapter] no names were given; use enable_adapters(false) to "
             "run the base model (the model has ",
-            detail::list_names(state.names()), ")"));
+            detail::list_names(state.names()),
+            ")"));
   }
   detail::Mistakes mistakes(ErrorKind::state, "[set_adapter]");
   std::vector<const AdapterRecord*> chosen;
@@ -54,8 +59,11 @@ void activate(ModelState& state, const std::vector<std::string>& names) {
     const AdapterRecord* found = state.find(name);
     if (!found) {
       mistakes.add(concat(
-          "the model has no adapter '", name, "'",
-          detail::did_you_mean(name, state.names()), "; it has ",
+          "the model has no adapter '",
+          name,
+          "'",
+          detail::did_you_mean(name, state.names()),
+          "; it has ",
           detail::list_names(state.names())));
     } else if (std::find(chosen.begin(), chosen.end(), found) == chosen.end()) {
       chosen.push_back(found);
@@ -77,15 +85,19 @@ void activate_without(ModelState& state, const AdapterRecord& removed) {
   if (was_active && next.ids.empty()) {
     const AdapterRecord* first = nullptr;
     for (const auto& adapter : state.adapters) {
-      if (adapter.get() != &removed && (!first || adapter->name < first->name)) {
+      if (adapter.get() != &removed &&
+          (!first || adapter->name < first->name)) {
         first = adapter.get();
       }
     }
     if (first) {
       next.ids.push_back(first->id);
       detail::warn(concat(
-          "adapter '", removed.name, "' was active and is deleted; '",
-          first->name, "' is active now"));
+          "adapter '",
+          removed.name,
+          "' was active and is deleted; '",
+          first->name,
+          "' is active now"));
     }
   }
   state.activation->store(std::move(next));

@@ -22,7 +22,7 @@ std::string without_prefix(const std::string& key) {
 // Keys that PEFT writes beside an adapter and that may be absent: whole base
 // tables of targeted embeddings, and second names of saved modules' biases.
 struct SurplusKeys {
-  StateDict base_weights;                // copied into the base
+  StateDict base_weights;                 // copied into the base
   std::vector<std::string> second_names;  // say nothing new
 };
 
@@ -31,8 +31,8 @@ SurplusKeys surplus_keys(const AdapterRecord& record) {
   for (const Target& target : record.targets) {
     if (target.is_saved_copy) {
       for (const char* wrapper : {"original_module", "modules_to_save"}) {
-        surplus.second_names.push_back(concat(
-            target.file_prefix, ".", wrapper, ".", target.tensor_name));
+        surplus.second_names.push_back(
+            concat(target.file_prefix, ".", wrapper, ".", target.tensor_name));
       }
     } else if (!surplus.base_weights.contains(
                    target.file_prefix + ".base_layer.weight")) {
@@ -106,7 +106,10 @@ class Loading {
           concat(key, ": given twice, with and without ", file_prefix));
     } else if (own.sizes() != value.sizes()) {
       report_.mismatched.push_back(concat(
-          key, ": given ", shape_text(value), ", the adapter has ",
+          key,
+          ": given ",
+          shape_text(value),
+          ", the adapter has ",
           shape_text(own)));
     } else if (own.is_floating_point() && !value.is_floating_point()) {
       report_.mismatched.push_back(concat(
@@ -120,7 +123,9 @@ class Loading {
     Mistakes mistakes(
         ErrorKind::shape,
         concat(
-            "cannot load the state dict into adapter '", name_, "' (was it "
+            "cannot load the state dict into adapter '",
+            name_,
+            "' (was it "
             "trained with another rank or model?)"));
     for (const auto& text : report_.mismatched) {
       mistakes.add(text);
@@ -184,7 +189,8 @@ void load_all(
       concat("the weights do not fit adapter '", record.name, "'"));
   if (!report.missing_keys.empty()) {
     mistakes.add(concat(
-        report.missing_keys.size(), " of ",
+        report.missing_keys.size(),
+        " of ",
         report.missing_keys.size() + weights.size() -
             report.unexpected_keys.size(),
         " tensors of the adapter are missing: ",
@@ -192,7 +198,9 @@ void load_all(
   }
   if (!report.unexpected_keys.empty()) {
     mistakes.add(concat(
-        report.unexpected_keys.size(), " of ", weights.size(),
+        report.unexpected_keys.size(),
+        " of ",
+        weights.size(),
         " tensors given fit nowhere in this model: ",
         list_names(report.unexpected_keys)));
   }
@@ -224,7 +232,8 @@ LoadReport set_peft_model_state_dict(
     bool ignore_mismatched_sizes) {
   const auto state = detail::get_state(detail::ModuleHost(model));
   return detail::load_tensors(
-      state->get(adapter_name, "set_peft_model_state_dict"), state_dict,
+      state->get(adapter_name, "set_peft_model_state_dict"),
+      state_dict,
       ignore_mismatched_sizes);
 }
 

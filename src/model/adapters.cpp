@@ -36,13 +36,17 @@ std::vector<at::Tensor> Adapters::parameters(const std::string& name) const {
   return detail::adapter_tensors(state_->get(name, "parameters")).values();
 }
 
-std::vector<std::string> Adapters::names() const { return state_->names(); }
+std::vector<std::string> Adapters::names() const {
+  return state_->names();
+}
 
 std::vector<std::string> Adapters::active_adapters() const {
   return detail::active_names(*state_);
 }
 
-bool Adapters::enabled() const { return state_->activation->load()->enabled; }
+bool Adapters::enabled() const {
+  return state_->activation->load()->enabled;
+}
 
 const AdapterConfig& Adapters::config(const std::string& name) const {
   return *state_->get(name, "config").config;
@@ -89,7 +93,9 @@ void delete_adapter(torch::nn::Module& model, const std::string& name) {
   adapters_of(model).delete_adapter(name);
 }
 
-void unload(torch::nn::Module& model) { adapters_of(model).unload(); }
+void unload(torch::nn::Module& model) {
+  adapters_of(model).unload();
+}
 
 void set_requires_grad(
     torch::nn::Module& model,

@@ -153,8 +153,7 @@ void copy_adapters(
   for (const auto& adapter : from.adapters) {
     const StateDict weights = adapter_tensors(*adapter);
     state = carry_out(
-                replanner.plan(*adapter), to_host, state,
-                {.weights = &weights})
+                replanner.plan(*adapter), to_host, state, {.weights = &weights})
                 .state();
     const AdapterRecord& copy = state->get(adapter->name, "clone");
     copy_contents(*adapter, copy);
@@ -176,9 +175,7 @@ void copy_requires_grad(const Host& from, const Host& to) {
   }
 }
 
-void copy_training_flags(
-    const torch::nn::Module& from,
-    torch::nn::Module& to) {
+void copy_training_flags(const torch::nn::Module& from, torch::nn::Module& to) {
   to.train(from.is_training());
   const auto source = from.children();
   const auto target = to.children();
@@ -205,8 +202,14 @@ void check_same_structure(
     if (source[i].first != target[i].first ||
         source[i].second.sizes() != target[i].second.sizes()) {
       mistakes.add(concat(
-          "'", source[i].first, "' ", source[i].second.sizes(), " against '",
-          target[i].first, "' ", target[i].second.sizes()));
+          "'",
+          source[i].first,
+          "' ",
+          source[i].second.sizes(),
+          " against '",
+          target[i].first,
+          "' ",
+          target[i].second.sizes()));
     }
   }
   mistakes.raise_if_any();

@@ -46,8 +46,7 @@ MadeTarget make_target(PlannedTarget planned, bool trainable, AdapterId id) {
         trainable && !target.specs[i].is_buffer &&
         at::isFloatingType(values[i].scalar_type()));
     made.seated.tensors.push_back(make_seated(target.specs[i], values[i]));
-    target.attachment->parameters.push_back(
-        made.seated.tensors.back().tensor);
+    target.attachment->parameters.push_back(made.seated.tensors.back().tensor);
   }
   const DropoutSpec dropout = planned.method->dropout();
   made.seated.dropout_dict = dropout.dict;
@@ -66,7 +65,10 @@ void check_names_free(
     const auto taken = taken_name(m.planned.target.seat(), m.seated);
     if (!taken.empty()) {
       mistakes.add(concat(
-          "'", m.planned.target.layer_path, "' has a submodule '", taken,
+          "'",
+          m.planned.target.layer_path,
+          "' has a submodule '",
+          taken,
           "' of its own, where the adapter's is to stand; rename it"));
     }
   }
@@ -159,7 +161,9 @@ InjectionPlan fit_to_weights(
   for (const PlannedTarget& planned : plan.targets) {
     if (!planned.target.is_saved_copy) {
       entry.fit(
-          *plan.config, planned.target.pattern_path, *planned.hosted.layout,
+          *plan.config,
+          planned.target.pattern_path,
+          *planned.hosted.layout,
           stored_shapes(weights, planned.target.file_prefix));
     }
   }
@@ -176,8 +180,7 @@ Adapters inject(
   const auto state = find_state(host);
   InjectionPlan plan = plan_injection(config, host, state.get(), name);
   if (options.weights) {
-    plan = fit_to_weights(
-        std::move(plan), host, state.get(), *options.weights);
+    plan = fit_to_weights(std::move(plan), host, state.get(), *options.weights);
   }
   return carry_out(std::move(plan), host, state, options);
 }

@@ -17,20 +17,27 @@ void check_name(
     mistakes.add("the adapter name is empty; give it a name such as 'default'");
   } else if (name.find('.') != std::string::npos) {
     mistakes.add(concat(
-        "the adapter name '", name, "' contains a '.'; dots separate modules "
+        "the adapter name '",
+        name,
+        "' contains a '.'; dots separate modules "
         "in paths, use '_' or '-'"));
   } else if (name.find_first_of("/\\") != std::string::npos) {
     mistakes.add(concat(
-        "the adapter name '", name, "' contains a slash; adapters are saved "
+        "the adapter name '",
+        name,
+        "' contains a slash; adapters are saved "
         "in folders of their name, use '_' or '-'"));
   }
   if (state && state->find(name)) {
     mistakes.add(
         ErrorKind::state,
         concat(
-            "the model already has an adapter '", name, "'; choose another "
+            "the model already has an adapter '",
+            name,
+            "'; choose another "
             "name, or delete_adapter first (the model has ",
-            list_names(state->names()), ")"));
+            list_names(state->names()),
+            ")"));
   }
 }
 
@@ -45,7 +52,8 @@ void check_ownership(
     planning.mistakes.add(
         ErrorKind::state,
         concat(
-            where, " is already adapted through another model or by "
+            where,
+            " is already adapted through another model or by "
             "peft::adapt; inject through the module those adapters were "
             "injected through"));
   }
@@ -54,9 +62,12 @@ void check_ownership(
     planning.mistakes.add(
         ErrorKind::state,
         concat(
-            where, " is already adapted as ",
-            adapted->weight()->layout().describe(), " and cannot be read as ",
-            tensor.layout->describe(), " beside that"));
+            where,
+            " is already adapted as ",
+            adapted->weight()->layout().describe(),
+            " and cannot be read as ",
+            tensor.layout->describe(),
+            " beside that"));
   }
 }
 

@@ -29,8 +29,8 @@ class Chooser {
       const HostedLayer& layer = layers_[i];
       for (std::size_t t = 0; t < layer.tensors.size(); ++t) {
         const HostedTensor& tensor = layer.tensors[t];
-        const bool by_name = tensor.bare &&
-            chosen.contains(join_path(layer.path, tensor.name));
+        const bool by_name =
+            tensor.bare && chosen.contains(join_path(layer.path, tensor.name));
         if (tensor.layout && (chosen.contains(layer.path) || by_name)) {
           add({{i, t}, npos, false});
         }
@@ -78,8 +78,11 @@ class Chooser {
         }
         if (chosen.contains(path)) {
           report_.notes.push_back(concat(
-              "'", path, "' is adapted once, as part of '",
-              layers_[layer].path, "'"));
+              "'",
+              path,
+              "' is adapted once, as part of '",
+              layers_[layer].path,
+              "'"));
         }
         for (std::size_t t = 0; t < layers_[i].tensors.size(); ++t) {
           if (layers_[i].tensors[t].layout) {

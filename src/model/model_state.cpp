@@ -15,17 +15,22 @@ AdapterRecord* ModelState::find(const std::string& name) const {
   return nullptr;
 }
 
-AdapterRecord& ModelState::get(
-    const std::string& name,
-    const char* asking) const {
+AdapterRecord& ModelState::get(const std::string& name, const char* asking)
+    const {
   if (AdapterRecord* found = find(name)) {
     return *found;
   }
   throw Error(
       ErrorKind::state,
       concat(
-          "[", asking, "] the model has no adapter '", name, "'",
-          did_you_mean(name, names()), "; it has ", list_names(names())));
+          "[",
+          asking,
+          "] the model has no adapter '",
+          name,
+          "'",
+          did_you_mean(name, names()),
+          "; it has ",
+          list_names(names())));
 }
 
 std::vector<std::string> ModelState::names() const {
@@ -59,14 +64,20 @@ std::shared_ptr<ModelState> get_state(const Host& host) {
     throw Error(
         ErrorKind::state,
         concat(
-            "the adapters ", list_names(state.names()), " in this ",
-            host.type(), " were injected through another module, a ",
-            state.model_type, "; pass that module instead"));
+            "the adapters ",
+            list_names(state.names()),
+            " in this ",
+            host.type(),
+            " were injected through another module, a ",
+            state.model_type,
+            "; pass that module instead"));
   }
   throw Error(
       ErrorKind::state,
       concat(
-          "this ", host.type(), " has no adapters; call "
+          "this ",
+          host.type(),
+          " has no adapters; call "
           "inject_adapter_in_model or load_adapter first"));
 }
 

@@ -19,7 +19,8 @@ class WeightPlanner {
 
   void run(const std::vector<ModuleName>& names) {
     planning_.plan.report = match_targets(planning_.config, names);
-    const auto chosen = choose_weights(planning_.config, planning_.layers, planning_.plan.report);
+    const auto chosen = choose_weights(
+        planning_.config, planning_.layers, planning_.plan.report);
     count_bare(chosen);
     for (const ChosenWeight& choice : chosen) {
       plan_target(choice);
@@ -38,7 +39,8 @@ class WeightPlanner {
       planning_.mistakes.add(
           ErrorKind::target,
           concat(
-              "target_parameters ", list_names(planning_.lora->target_parameters),
+              "target_parameters ",
+              list_names(planning_.lora->target_parameters),
               " meet no parameter that can take an adapter; name parameters "
               "of known layers, or register the class with "
               "peft::register_layer"));
@@ -57,7 +59,9 @@ class WeightPlanner {
 
   bool is_bare(const ChosenWeight& choice) const {
     return choice.as_parameter ||
-        planning_.layers[choice.weight.layer].tensors[choice.weight.tensor].bare;
+        planning_.layers[choice.weight.layer]
+            .tensors[choice.weight.tensor]
+            .bare;
   }
 
   // PEFT reads the table of an Embedding in target_parameters as a matrix.
@@ -98,17 +102,20 @@ class WeightPlanner {
       target.holders = {tensor.holder};
       target.file_prefix = join_path(layer.path, tensor.holder);
     }
-    auto method = method_entry(planning_.config).make(planning_.config, target.pattern_path);
+    auto method = method_entry(planning_.config)
+                      .make(planning_.config, target.pattern_path);
     method->check(*tensor.layout, where, planning_.mistakes);
     if (!at::isFloatingType(tensor.base.scalar_type())) {
       planning_.mistakes.add(
           ErrorKind::unsupported,
           concat(
-              where, ": adapters need a floating point weight, this one is ",
+              where,
+              ": adapters need a floating point weight, this one is ",
               c10::toString(tensor.base.scalar_type())));
     }
     check_ownership(planning_, tensor, where);
-    planning_.plan.targets.push_back({tensor, std::move(target), std::move(method)});
+    planning_.plan.targets.push_back(
+        {tensor, std::move(target), std::move(method)});
   }
 
   void check_bare(const std::string& where) {
@@ -116,14 +123,18 @@ class WeightPlanner {
       planning_.mistakes.add(
           ErrorKind::config,
           concat(
-              where, ": fan_in_fan_out has no meaning for a bare parameter; "
+              where,
+              ": fan_in_fan_out has no meaning for a bare parameter; "
               "register it with WeightUse::linear_transposed instead"));
     }
     if (planning_.lora && planning_.lora->lora_dropout > 0) {
       planning_.mistakes.add(
           ErrorKind::config,
           concat(
-              where, ": lora_dropout = ", planning_.lora->lora_dropout, " cannot act on "
+              where,
+              ": lora_dropout = ",
+              planning_.lora->lora_dropout,
+              " cannot act on "
               "a bare parameter, whose input is not known; set it to 0"));
     }
   }
@@ -142,9 +153,13 @@ class WeightPlanner {
           if (planning_.layers[i].tensors[t].base.is_same(weight.base) &&
               !targeted.contains({i, t})) {
             planning_.plan.report.notes.push_back(concat(
-                "'", join_path(planning_.layers[choice.weight.layer].path, weight.name),
+                "'",
+                join_path(
+                    planning_.layers[choice.weight.layer].path, weight.name),
                 "' is the same tensor as '",
-                join_path(planning_.layers[i].path, planning_.layers[i].tensors[t].name),
+                join_path(
+                    planning_.layers[i].path,
+                    planning_.layers[i].tensors[t].name),
                 "'; only the first is adapted, target both to adapt both"));
           }
         }

@@ -9,15 +9,22 @@ namespace peft::detail {
 namespace {
 
 void check_biases_free(Planning& planning) {
-  for (const auto& other : planning.state ? planning.state->names() : std::vector<std::string>{}) {
-    const auto* config =
-        dynamic_cast<const LoraConfig*>(planning.state->find(other)->config.get());
+  for (const auto& other :
+       planning.state ? planning.state->names() : std::vector<std::string>{}) {
+    const auto* config = dynamic_cast<const LoraConfig*>(
+        planning.state->find(other)->config.get());
     if (config && config->bias != "none") {
       planning.mistakes.add(
           ErrorKind::config,
           concat(
-              "bias = \"", planning.lora->bias, "\": adapter '", other, "' already "
-              "trains the model's biases (bias = \"", config->bias, "\"), "
+              "bias = \"",
+              planning.lora->bias,
+              "\": adapter '",
+              other,
+              "' already "
+              "trains the model's biases (bias = \"",
+              config->bias,
+              "\"), "
               "and they are shared; set bias = \"none\" on one of them"));
     }
   }

@@ -16,7 +16,7 @@ namespace peft::detail {
 /// What every part reads, and writes its results to.
 struct Planning {
   const AdapterConfig& config;
-  const LoraConfig* lora;  // config, if it is one
+  const LoraConfig* lora;   // config, if it is one
   const ModelState* state;  // nullptr before the first injection
   const std::vector<HostedLayer>& layers;
   InjectionPlan& plan;

@@ -16,8 +16,14 @@ bool plan_saved_layer(
     planning.mistakes.add(
         ErrorKind::unsupported,
         concat(
-            "modules_to_save: '", chosen, "' holds '", layer.path, "', a ",
-            layer.type, " whose tensors ", list_names(layer.unknown_tensors),
+            "modules_to_save: '",
+            chosen,
+            "' holds '",
+            layer.path,
+            "', a ",
+            layer.type,
+            " whose tensors ",
+            list_names(layer.unknown_tensors),
             " this library cannot swap; register the class with "
             "peft::register_layer"));
     return true;

@@ -56,7 +56,9 @@ void Adapters::unscale_layer(std::optional<double> scale) {
     throw Error(
         ErrorKind::config,
         concat(
-            "[unscale_layer] scale = ", *scale, "; give a finite number that "
+            "[unscale_layer] scale = ",
+            *scale,
+            "; give a finite number that "
             "is not zero, or none to go back to lora_alpha / r"));
   }
   for_each_active(*state_, [&](detail::Attachment& attachment) {

@@ -64,8 +64,7 @@ std::vector<LayerStatus> Adapters::layer_status() const {
       }
       LayerStatus& layer = layers[found->second];
       for (const at::Tensor& tensor : target.attachment->parameters) {
-        detail::merge_requires_grad(
-            layer.requires_grad[adapter->name], tensor);
+        detail::merge_requires_grad(layer.requires_grad[adapter->name], tensor);
         layer.devices[adapter->name] = tensor.device().str();
       }
       if (layer.available_adapters.empty() ||

@@ -60,14 +60,15 @@ TEST_F(AdapterFolder, RoundTripIsExact) {
   peft::save_pretrained(*model_, path_);
   TextModel other = fresh();
   auto loaded = peft::load_adapter(*other, path_);
-  EXPECT_TRUE(torch::equal(
-      other->forward(text_ids()), model_->forward(text_ids())));
+  EXPECT_TRUE(
+      torch::equal(other->forward(text_ids()), model_->forward(text_ids())));
   EXPECT_TRUE(loaded.trainable_parameters().empty());
   TextModel third = fresh();
   loaded = peft::load_adapter(*third, path_, "again", {.is_trainable = true});
   EXPECT_EQ(loaded.trainable_parameters().size(), 12);
   peft::save_adapter(*third, folder_.path() / "second", "again");
-  for (const char* file : {"adapter_config.json", "adapter_model.safetensors"}) {
+  for (const char* file :
+       {"adapter_config.json", "adapter_model.safetensors"}) {
     EXPECT_EQ(bytes(folder_.path() / "second" / file), bytes(path_ / file));
   }
 }
@@ -92,8 +93,8 @@ TEST_F(AdapterFolder, PatternsKeepTheirMeaningWhateverTheirOrder) {
   TextModel other = fresh();
   auto loaded = peft::load_adapter(*other, path_);
   EXPECT_EQ(loaded.scaling("default"), adapters.scaling("default"));
-  EXPECT_TRUE(torch::equal(
-      other->forward(text_ids()), model_->forward(text_ids())));
+  EXPECT_TRUE(
+      torch::equal(other->forward(text_ids()), model_->forward(text_ids())));
 }
 
 TEST_F(AdapterFolder, RanksFollowTheTensors) {

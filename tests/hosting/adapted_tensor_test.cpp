@@ -19,10 +19,9 @@ namespace {
 torch::Tensor twice(const torch::Tensor& x) {
   torch::Tensor out = torch::empty_like(x);
   const auto* from = x.const_data_ptr<float>();
-  std::transform(
-      from, from + x.numel(), out.data_ptr<float>(), [](float v) {
-        return 2 * v;
-      });
+  std::transform(from, from + x.numel(), out.data_ptr<float>(), [](float v) {
+    return 2 * v;
+  });
   return out;
 }
 TORCH_LIBRARY(peft_test, m) {
@@ -44,8 +43,9 @@ class AdaptedTensor : public testing::Test {
     weight_ = peft::adapt(base_, config);
     factors_ = peft::adapter_parameters(weight_);
     randomise(factors_);
-    copies_ = {factors_[0].detach().clone().requires_grad_(),
-               factors_[1].detach().clone().requires_grad_()};
+    copies_ = {
+        factors_[0].detach().clone().requires_grad_(),
+        factors_[1].detach().clone().requires_grad_()};
     expected_ = base_ + copies_[1].mm(copies_[0]) * 1.5;
   }
 
@@ -58,8 +58,8 @@ class AdaptedTensor : public testing::Test {
     (found * direction).sum().backward();
     (expected * direction).sum().backward({}, /*keep_graph=*/true);
     for (std::size_t i = 0; i < 2; ++i) {
-      EXPECT_TRUE(torch::allclose(
-          factors_[i].grad(), copies_[i].grad(), 1e-4, 1e-5));
+      EXPECT_TRUE(
+          torch::allclose(factors_[i].grad(), copies_[i].grad(), 1e-4, 1e-5));
       factors_[i].mutable_grad().reset();
       copies_[i].mutable_grad().reset();
     }
@@ -96,8 +96,7 @@ TEST_F(AdaptedTensor, EveryOperatorSeesTheEffectiveWeight) {
       torch::addmm(torch::ones(5), x, weight_.t(), 0.5, 2.0),
       torch::addmm(torch::ones(5), x, expected_.t(), 0.5, 2.0));
   const Tensor index = torch::tensor({3, 0}, torch::kLong);
-  expect_same(
-      weight_.index_select(0, index), expected_.index_select(0, index));
+  expect_same(weight_.index_select(0, index), expected_.index_select(0, index));
   expect_same(weight_.index({index}), expected_.index({index}));
   expect_same(
       torch::cat({weight_, torch::ones({1, 4})}),
@@ -156,8 +155,7 @@ TEST_F(AdaptedTensor, InPlaceWritesGoToTheBase) {
   torch::nn::init::ones_(weight_);
   expect_written(ones);
   torch::nn::init::orthogonal_(weight_);
-  EXPECT_TRUE(torch::allclose(
-      base_.t().mm(base_), torch::eye(4), 1e-4, 1e-5));
+  EXPECT_TRUE(torch::allclose(base_.t().mm(base_), torch::eye(4), 1e-4, 1e-5));
   torch::nn::init::eye_(weight_);
   expect_written(torch::eye(5, 4));
   weight_.set_data(ones * 2);
@@ -236,8 +234,8 @@ TEST_F(AdaptedTensor, DoubleBackward) {
   penalty(weight_).backward();
   penalty(expected_).backward();
   for (std::size_t i = 0; i < 2; ++i) {
-    EXPECT_TRUE(torch::allclose(
-        factors_[i].grad(), copies_[i].grad(), 1e-3, 1e-3));
+    EXPECT_TRUE(
+        torch::allclose(factors_[i].grad(), copies_[i].grad(), 1e-3, 1e-3));
   }
 }
 
@@ -271,8 +269,8 @@ TEST(Adapt, TransposedAndStackedWeights) {
   randomise(f);
   const Tensor x = torch::randn({3, 4});
   const Tensor delta = f[1].mm(f[0]).t() * 1.5;
-  EXPECT_TRUE(torch::allclose(
-      x.matmul(adapted), x.matmul(w + delta), 1e-4, 1e-5));
+  EXPECT_TRUE(
+      torch::allclose(x.matmul(adapted), x.matmul(w + delta), 1e-4, 1e-5));
   EXPECT_TRUE(torch::allclose(adapted * 1, w + delta, 1e-4, 1e-5));
 
   // PEFT's layout for stacks: A [r E, in] by expert, B [out, r E] rank-major.

@@ -43,8 +43,7 @@ class Attention : public testing::Test {
   void SetUp() override {
     torch::manual_seed(5);
     model_ = Encoder();
-    plain_ = Encoder(
-        std::dynamic_pointer_cast<EncoderImpl>(model_->clone()));
+    plain_ = Encoder(std::dynamic_pointer_cast<EncoderImpl>(model_->clone()));
     auto adapters =
         peft::inject_adapter_in_model(config_for({"attention"}), *model_);
     randomise(adapters.parameters("default"));
@@ -53,8 +52,8 @@ class Attention : public testing::Test {
     for (auto& item : copies_) {
       item.value() = item.value().detach().clone().requires_grad_();
     }
-    plain_->attention->in_proj_weight = plain_->attention->in_proj_weight +
-        product(copies_, "attention");
+    plain_->attention->in_proj_weight =
+        plain_->attention->in_proj_weight + product(copies_, "attention");
     plain_->attention->out_proj->weight = plain_->attention->out_proj->weight +
         product(copies_, "attention.base_layer.out_proj");
   }
@@ -84,10 +83,12 @@ TEST_F(Attention, HasPeftsKeysAndShapes) {
   EXPECT_EQ(
       state_.keys(),
       (std::vector<std::string>{
-          "attention.lora_A.weight", "attention.lora_B.weight",
+          "attention.lora_A.weight",
+          "attention.lora_B.weight",
           "attention.base_layer.out_proj.lora_A.weight",
           "attention.base_layer.out_proj.lora_B.weight"}));
-  EXPECT_EQ(state_["attention.lora_B.weight"].sizes(), (at::IntArrayRef{24, 2}));
+  EXPECT_EQ(
+      state_["attention.lora_B.weight"].sizes(), (at::IntArrayRef{24, 2}));
 }
 
 TEST_F(Attention, SelfAttention) {
@@ -102,7 +103,8 @@ TEST_F(Attention, EncoderDecoderAttention) {
 
 TEST_F(Attention, ThreeDifferentInputs) {
   expect_equal(
-      torch::randn({4, 3, 8}), torch::randn({6, 3, 8}),
+      torch::randn({4, 3, 8}),
+      torch::randn({6, 3, 8}),
       torch::randn({6, 3, 8}));
 }
 
@@ -124,14 +126,16 @@ TEST(SeparateProjections, AreEachAdapted) {
   plain->q_proj_weight = plain->q_proj_weight + product(state, "mha.q_proj");
   plain->k_proj_weight = plain->k_proj_weight + product(state, "mha.k_proj");
   plain->v_proj_weight = plain->v_proj_weight + product(state, "mha.v_proj");
-  plain->out_proj->weight = plain->out_proj->weight +
-      product(state, "mha.base_layer.out_proj");
+  plain->out_proj->weight =
+      plain->out_proj->weight + product(state, "mha.base_layer.out_proj");
   const auto q = torch::randn({4, 3, 8});
   const auto k = torch::randn({6, 3, 5});
   const auto v = torch::randn({6, 3, 5});
   EXPECT_TRUE(torch::allclose(
       std::get<0>(attention->forward(q, k, v)),
-      std::get<0>(plain->forward(q, k, v)), 1e-4, 1e-5));
+      std::get<0>(plain->forward(q, k, v)),
+      1e-4,
+      1e-5));
   adapters.unload();
   EXPECT_EQ(attention->children().size(), 1);
 }

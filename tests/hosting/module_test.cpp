@@ -34,9 +34,11 @@ TEST(Module, PrintsItsAdaptersAsPeftDoes) {
       config_for({"blocks.0.up", "embedding"}, 0.1), *model);
   std::ostringstream text;
   text << *model;
-  EXPECT_THAT(text.str(), HasSubstr("(lora_dropout): torch::nn::ModuleDict(\n"
-                                    "          (default): torch::nn::Dropout("
-                                    "p=0.1, inplace=false)"));
+  EXPECT_THAT(
+      text.str(),
+      HasSubstr("(lora_dropout): torch::nn::ModuleDict(\n"
+                "          (default): torch::nn::Dropout("
+                "p=0.1, inplace=false)"));
   EXPECT_THAT(
       text.str(),
       HasSubstr("(default): torch::nn::Linear(in_features=6, out_features=2, "
@@ -142,8 +144,8 @@ TEST(Module, ArchivesRoundTrip) {
   TextModel other;
   peft::inject_adapter_in_model(config_for("all-linear"), *other);
   torch::load(other, archive);
-  EXPECT_TRUE(torch::equal(
-      other->forward(text_ids()), model->forward(text_ids())));
+  EXPECT_TRUE(
+      torch::equal(other->forward(text_ids()), model->forward(text_ids())));
 }
 
 TEST(Module, ChangesDtypeBothWays) {
@@ -279,7 +281,9 @@ class UserKind : public testing::Test {
     peft::register_layer<ExpertsImpl>(
         {{"w1", &ExpertsImpl::w1},
          {"w2", &ExpertsImpl::w2},
-         {"conv", &ExpertsImpl::conv, peft::WeightUse::convolution,
+         {"conv",
+          &ExpertsImpl::conv,
+          peft::WeightUse::convolution,
           [](const ExpertsImpl&) { return 2; }}});
   }
   struct Root : nn::Module {
@@ -291,8 +295,7 @@ class UserKind : public testing::Test {
 TEST_F(UserKind, IsTargetedAsAWhole) {
   torch::manual_seed(0);
   Root model;
-  auto adapters =
-      peft::inject_adapter_in_model(config_for({"experts"}), model);
+  auto adapters = peft::inject_adapter_in_model(config_for({"experts"}), model);
   randomise(adapters.parameters("default"));
   const auto state = peft::get_peft_model_state_dict(model);
   EXPECT_EQ(state.size(), 6);
@@ -344,13 +347,17 @@ TEST(GroupedConvolution, RunsOnItsFactorsAsInPeft) {
   EXPECT_EQ(f[0].sizes(), (at::IntArrayRef{2, 4, 3, 3}));
   EXPECT_EQ(f[1].sizes(), (at::IntArrayRef{6, 1, 1, 1}));
   const Tensor expected = before +
-      1.5 * torch::conv2d(
-                torch::conv2d(x, f[0], Tensor(), 1, 1), f[1], Tensor(),
-                /*stride=*/at::IntArrayRef{1}, at::IntArrayRef{0},
-                at::IntArrayRef{1}, /*groups=*/2);
+      1.5 *
+          torch::conv2d(
+              torch::conv2d(x, f[0], Tensor(), 1, 1),
+              f[1],
+              Tensor(),
+              /*stride=*/at::IntArrayRef{1},
+              at::IntArrayRef{0},
+              at::IntArrayRef{1},
+              /*groups=*/2);
   EXPECT_TRUE(torch::allclose(model->forward(x), expected, 1e-4, 1e-5));
-  const auto weight =
-      model->named_children()["0"]->as<nn::Conv2d>()->weight;
+  const auto weight = model->named_children()["0"]->as<nn::Conv2d>()->weight;
   EXPECT_THROW(peft::effective_weight(weight), peft::Error);
 }
 
@@ -364,8 +371,9 @@ TEST(AnyModuleTest, IsAdaptedInPlace) {
   randomise(adapters.parameters("default"));
   const Tensor x = torch::randn({2, 3});
   EXPECT_FALSE(torch::allclose(
-      any.forward(x), nn::functional::linear(
-                          x, peft::base_weight(linear->weight), linear->bias)));
+      any.forward(x),
+      nn::functional::linear(
+          x, peft::base_weight(linear->weight), linear->bias)));
 }
 
 }  // namespace

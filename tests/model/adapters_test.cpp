@@ -68,15 +68,16 @@ TEST_F(TwoAdapters, TheNewOneIsActive) {
 TEST_F(TwoAdapters, UnknownNamesChangeNothing) {
   const auto text = error_of(
       ErrorKind::state, [&] { adapters_->set_adapter(Names{"a", "x", "y"}); });
-  EXPECT_THAT(text, testing::AllOf(HasSubstr("'x'"), HasSubstr("'y'"),
-                                   HasSubstr("'a', 'b'")));
+  EXPECT_THAT(
+      text,
+      testing::AllOf(
+          HasSubstr("'x'"), HasSubstr("'y'"), HasSubstr("'a', 'b'")));
   EXPECT_EQ(adapters_->active_adapters(), Names{"b"});
   error_of(ErrorKind::state, [&] { adapters_->set_adapter(Names{}); });
   error_of(ErrorKind::state, [&] { adapters_->delete_adapter("x"); });
   error_of(ErrorKind::state, [&] { adapters_->set_scale("x", 1); });
-  error_of(ErrorKind::state, [&] {
-    peft::get_peft_model_state_dict(*model_, "x");
-  });
+  error_of(
+      ErrorKind::state, [&] { peft::get_peft_model_state_dict(*model_, "x"); });
   error_of(ErrorKind::state, [&] {
     peft::set_requires_grad(*model_, {"a", "x"}, false);
   });
@@ -92,8 +93,8 @@ TEST_F(TwoAdapters, DeletingTheActiveOneActivatesTheNext) {
   EXPECT_THAT(warnings.all(), HasSubstr("'a' is active now"));
   EXPECT_TRUE(torch::equal(forward(), a));
   EXPECT_TRUE(model_->named_children()["head"]->children().empty());
-  EXPECT_FALSE(model_->named_parameters().contains(
-      "blocks.0.down.lora_A.b.weight"));
+  EXPECT_FALSE(
+      model_->named_parameters().contains("blocks.0.down.lora_A.b.weight"));
   peft::delete_adapter(*model_, "a");
   EXPECT_TRUE(torch::equal(forward(), base_));
   EXPECT_TRUE(model_->named_parameters()["head.weight"].requires_grad());
@@ -132,8 +133,7 @@ TEST_F(TwoAdapters, StatusTellsWhatStandsWhere) {
   EXPECT_EQ(status.total_parameters, all);
   EXPECT_EQ(status.trainable_parameters, trainable);
   adapters_->parameters("b")[0].set_requires_grad(false);
-  EXPECT_EQ(
-      peft::get_model_status(*model_).requires_grad.at("b"), "irregular");
+  EXPECT_EQ(peft::get_model_status(*model_).requires_grad.at("b"), "irregular");
   const auto layers = peft::get_layer_status(*model_);
   EXPECT_EQ(layers.size(), 5);
   EXPECT_EQ(layers[0].module_type, "Linear");
@@ -160,8 +160,8 @@ TEST(SavedModules, AreTrainedAndSwitchedWithTheirAdapter) {
   const auto state = peft::get_peft_model_state_dict(*model, "a");
   EXPECT_TRUE(state.contains("head.weight"));
   EXPECT_TRUE(state.contains("norm.bias"));
-  EXPECT_TRUE(model->named_parameters().contains(
-      "head.modules_to_save.a.weight"));
+  EXPECT_TRUE(
+      model->named_parameters().contains("head.modules_to_save.a.weight"));
   model->forward(text_ids()).sum().backward();
   EXPECT_TRUE(state["head.weight"].grad().defined());
   randomise(adapters.parameters("a"));
@@ -174,8 +174,8 @@ TEST(SavedModules, AreTrainedAndSwitchedWithTheirAdapter) {
   adapters.set_adapter("a");
   EXPECT_TRUE(torch::equal(model->forward(text_ids()), a));
   EXPECT_THAT(
-      error_of(ErrorKind::state,
-               [&] { adapters.set_adapter(Names{"a", "b"}); }),
+      error_of(
+          ErrorKind::state, [&] { adapters.set_adapter(Names{"a", "b"}); }),
       HasSubstr("head"));
   adapters.enable_adapters(false);
   EXPECT_TRUE(torch::equal(model->forward(text_ids()), base));
@@ -186,8 +186,7 @@ TEST(SavedModules, AreTrainedAndSwitchedWithTheirAdapter) {
 
 TEST(SavedModules, HoldRunningStatisticsOfTheirOwn) {
   torch::manual_seed(0);
-  nn::Sequential model(
-      nn::Linear(4, 3), nn::BatchNorm1d(3), nn::Linear(3, 2));
+  nn::Sequential model(nn::Linear(4, 3), nn::BatchNorm1d(3), nn::Linear(3, 2));
   auto config = config_for({"0"});
   config.modules_to_save = {"1", "2"};
   auto adapters = peft::inject_adapter_in_model(config, *model);
@@ -243,8 +242,9 @@ TEST(StateDict, ReportsAndRefusesWithoutChangingAnything) {
   given["base_model.model.head.lora_A.weight"].fill_(2);
   given.insert("head.lora_B.weight", torch::ones({3, 4}));
   EXPECT_THAT(
-      error_of(ErrorKind::shape,
-               [&] { peft::set_peft_model_state_dict(*model, given); }),
+      error_of(
+          ErrorKind::shape,
+          [&] { peft::set_peft_model_state_dict(*model, given); }),
       testing::AllOf(HasSubstr("[3, 4]"), HasSubstr("[3, 2]")));
   EXPECT_EQ(state["head.lora_A.weight"].max().item<float>(), 1);
   const auto loose =
@@ -252,8 +252,9 @@ TEST(StateDict, ReportsAndRefusesWithoutChangingAnything) {
   EXPECT_EQ(loose.mismatched.size(), 1);
   EXPECT_EQ(state["head.lora_A.weight"].max().item<float>(), 2);
   given["head.lora_B.weight"] = torch::ones({3, 2}, torch::kLong);
-  error_of(ErrorKind::shape,
-           [&] { peft::set_peft_model_state_dict(*model, given); });
+  error_of(ErrorKind::shape, [&] {
+    peft::set_peft_model_state_dict(*model, given);
+  });
 }
 
 TEST(Threads, ForwardSeesOneChoiceWhileAnotherThreadSwitches) {

@@ -33,9 +33,8 @@ class Refusal : public testing::Test {
 
   // The text of the error; afterwards the model must be as it was.
   std::string refuse(ErrorKind kind, const std::string& name = "default") {
-    const auto text = error_of(kind, [&] {
-      peft::inject_adapter_in_model(config_, *model_, name);
-    });
+    const auto text = error_of(
+        kind, [&] { peft::inject_adapter_in_model(config_, *model_, name); });
     const auto now = model_->named_parameters();
     EXPECT_EQ(now.size(), tensors_.size());
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
@@ -62,15 +61,20 @@ TEST_F(Refusal, NoTarget) {
 
 TEST_F(Refusal, UnknownTargetSuggestsTheNearest) {
   config_.target_modules = {"haed"};
-  EXPECT_THAT(refuse(ErrorKind::target), AllOf(HasSubstr("'haed'"),
-                                               HasSubstr("'head'")));
+  EXPECT_THAT(
+      refuse(ErrorKind::target),
+      AllOf(HasSubstr("'haed'"), HasSubstr("'head'")));
 }
 
 TEST_F(Refusal, UnsupportedKind) {
   config_.target_modules = {"norm", "head"};
-  EXPECT_THAT(refuse(ErrorKind::target),
-              AllOf(HasSubstr("norm"), HasSubstr("LayerNorm"),
-                    HasSubstr("Linear"), HasSubstr("register_layer")));
+  EXPECT_THAT(
+      refuse(ErrorKind::target),
+      AllOf(
+          HasSubstr("norm"),
+          HasSubstr("LayerNorm"),
+          HasSubstr("Linear"),
+          HasSubstr("register_layer")));
 }
 
 TEST_F(Refusal, EveryMistakeOfAConfigAtOnce) {
@@ -82,8 +86,13 @@ TEST_F(Refusal, EveryMistakeOfAConfigAtOnce) {
   config_.init_lora_weights = "pissa";
   EXPECT_THAT(
       refuse(ErrorKind::config),
-      AllOf(HasSubstr("r "), HasSubstr("lora_alpha"), HasSubstr("lora_dropout"),
-            HasSubstr("bias"), HasSubstr("use_dora"), HasSubstr("pissa")));
+      AllOf(
+          HasSubstr("r "),
+          HasSubstr("lora_alpha"),
+          HasSubstr("lora_dropout"),
+          HasSubstr("bias"),
+          HasSubstr("use_dora"),
+          HasSubstr("pissa")));
 }
 
 TEST_F(Refusal, BadNames) {
@@ -119,8 +128,9 @@ TEST_F(Refusal, SavedModuleOfAnUnknownClass) {
   model_->register_module("own", std::make_shared<OwnImpl>());
   config_.modules_to_save = {"own"};
   EXPECT_THAT(
-      error_of(ErrorKind::unsupported,
-               [&] { peft::inject_adapter_in_model(config_, *model_); }),
+      error_of(
+          ErrorKind::unsupported,
+          [&] { peft::inject_adapter_in_model(config_, *model_); }),
       AllOf(HasSubstr("own"), HasSubstr("register_layer")));
 }
 
@@ -130,8 +140,9 @@ TEST(Injection, RankNotDivisibleByGroups) {
   config.r = 6;
   config.target_modules = {"0"};
   EXPECT_THAT(
-      error_of(ErrorKind::config,
-               [&] { peft::inject_adapter_in_model(config, *model); }),
+      error_of(
+          ErrorKind::config,
+          [&] { peft::inject_adapter_in_model(config, *model); }),
       AllOf(HasSubstr("6"), HasSubstr("groups = 4")));
 }
 
@@ -142,8 +153,9 @@ TEST(Injection, ANameIsTakenOnce) {
   auto adapters = peft::inject_adapter_in_model(config, *model, "a");
   const auto before = adapters.parameters("a");
   EXPECT_THAT(
-      error_of(ErrorKind::state,
-               [&] { peft::inject_adapter_in_model(config, *model, "a"); }),
+      error_of(
+          ErrorKind::state,
+          [&] { peft::inject_adapter_in_model(config, *model, "a"); }),
       HasSubstr("'a'"));
   EXPECT_TRUE(adapters.parameters("a")[0].is_same(before[0]));
 }
@@ -155,8 +167,9 @@ TEST(Injection, AFailedSecondOneLeavesNoTrace) {
   config.bias = "lora_only";
   auto adapters = peft::inject_adapter_in_model(config, *model, "a");
   EXPECT_THAT(
-      error_of(ErrorKind::config,
-               [&] { peft::inject_adapter_in_model(config, *model, "b"); }),
+      error_of(
+          ErrorKind::config,
+          [&] { peft::inject_adapter_in_model(config, *model, "b"); }),
       HasSubstr("bias"));
   EXPECT_EQ(adapters.names(), std::vector<std::string>{"a"});
   config.bias = "none";
@@ -171,8 +184,9 @@ TEST(Injection, ThroughAnotherModuleIsRefused) {
   auto blocks = model->named_children()["blocks"];
   peft::inject_adapter_in_model(config, *blocks, "a");
   EXPECT_THAT(
-      error_of(ErrorKind::state,
-               [&] { peft::inject_adapter_in_model(config, *model, "b"); }),
+      error_of(
+          ErrorKind::state,
+          [&] { peft::inject_adapter_in_model(config, *model, "b"); }),
       HasSubstr("already adapted"));
   EXPECT_THAT(
       error_of(ErrorKind::state, [&] { peft::adapters_of(*model); }),
@@ -191,8 +205,12 @@ TEST(Injection, PartlyUnmatchedPartsAreWarnedOf) {
   peft::inject_adapter_in_model(config, *model);
   EXPECT_THAT(
       warnings.all(),
-      AllOf(HasSubstr("quary"), HasSubstr("nothing"), HasSubstr("tail"),
-            HasSubstr("toil"), HasSubstr("pooler")));
+      AllOf(
+          HasSubstr("quary"),
+          HasSubstr("nothing"),
+          HasSubstr("tail"),
+          HasSubstr("toil"),
+          HasSubstr("pooler")));
 }
 
 TEST(Injection, PatternsSetRankAndAlphaByModule) {
@@ -268,10 +286,8 @@ TEST(Injection, UnderInferenceModeStillTrainsLater) {
     peft::inject_adapter_in_model(config, *model);
   }
   model->forward(text_ids()).sum().backward();
-  EXPECT_TRUE(peft::adapters_of(*model)
-                  .trainable_parameters()[1]
-                  .grad()
-                  .defined());
+  EXPECT_TRUE(
+      peft::adapters_of(*model).trainable_parameters()[1].grad().defined());
 }
 
 TEST(MatchReport, SaysWhatAndWhyNot) {

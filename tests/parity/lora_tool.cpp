@@ -13,8 +13,8 @@
 #include <nlohmann/json.hpp>
 #include <torch/torch.h>
 
-#include "peft/peft.h"
 #include "parity/zoo.h"
+#include "peft/peft.h"
 
 namespace {
 
@@ -71,8 +71,7 @@ void run(const std::string& mode, const fs::path& folder) {
   peft::StateDict results;
   results.insert("y", y.detach());
   for (const auto& name : names) {
-    for (const auto& item :
-         peft::get_peft_model_state_dict(*model, name)) {
+    for (const auto& item : peft::get_peft_model_state_dict(*model, name)) {
       const auto key = name + "|" + item.key();
       results.insert("value." + key, item.value().detach());
       if (item.value().grad().defined()) {

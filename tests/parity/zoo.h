@@ -26,8 +26,9 @@ struct Text : Model {
           torch::OrderedDict<std::string, nn::AnyModule>{
               {"query", nn::AnyModule(nn::Linear(8, 6))},
               {"act", nn::AnyModule(nn::Tanh())},
-              {"value", nn::AnyModule(nn::Linear(
-                            nn::LinearOptions(6, 8).bias(false)))}})));
+              {"value",
+               nn::AnyModule(
+                   nn::Linear(nn::LinearOptions(6, 8).bias(false)))}})));
     }
     norm = register_module("norm", nn::LayerNorm(nn::LayerNormOptions({8})));
     classifier = register_module("classifier", nn::Linear(8, 3));

@@ -18,7 +18,8 @@ struct TextModelImpl : torch::nn::Cloneable<TextModelImpl> {
       block->push_back("up", torch::nn::Linear(6, 5));
       block->push_back("act", torch::nn::Tanh());
       block->push_back(
-          "down", torch::nn::Linear(torch::nn::LinearOptions(5, 6).bias(false)));
+          "down",
+          torch::nn::Linear(torch::nn::LinearOptions(5, 6).bias(false)));
       blocks_->push_back(block);
     }
     norm_ = register_module(
