@@ -396,9 +396,9 @@ INSTANTIATE_TEST_SUITE_P(
             torch::kFloat64,
             torch::kBFloat16,
             torch::kFloat16)),
-    [](const auto& info) {
-      return std::get<0>(info.param).name + "_" +
-          c10::toString(std::get<1>(info.param));
+    [](const auto& test) {
+      return std::get<0>(test.param).name + "_" +
+          c10::toString(std::get<1>(test.param));
     });
 
 }  // namespace

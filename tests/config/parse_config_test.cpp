@@ -78,8 +78,8 @@ TEST(ParseConfig, ReadsTheShapesOfModuleChoices) {
 TEST(ParseConfig, ReadsSingleValuesWherePeftAllowsThem) {
   const LoraConfig config =
       lora(R"("layers_to_transform": 3, "layers_pattern": "h")");
-  EXPECT_THAT(config.layers_to_transform, ElementsAre(3));
-  EXPECT_THAT(config.layers_pattern, ElementsAre("h"));
+  EXPECT_THAT(config.layers_to_transform.values(), ElementsAre(3));
+  EXPECT_THAT(config.layers_pattern.values(), ElementsAre("h"));
   EXPECT_THAT(lora(R"("layers_pattern": "")").layers_pattern, IsEmpty());
 }
 
