@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -53,7 +54,9 @@ class PEFT_API Adapters {
   /// A module in the modules_to_save of two of them: Error (state).
   void set_adapter(const std::string& adapter_name);
   void set_adapter(const std::vector<std::string>& adapter_names);
-  /// False: forward is the base model's.
+  void set_adapter(std::initializer_list<std::string> adapter_names);
+  /// False: forward is the base model's (trained biases, which belong to the
+  /// model, keep their values; a warning says so).
   void enable_adapters(bool enabled);
   /// Takes an adapter out. If it was active, the first of the other names in
   /// alphabetical order becomes active, with a warning. Deleting the last one
@@ -115,6 +118,9 @@ PEFT_API void set_adapter(torch::nn::Module& model, const std::string& name);
 PEFT_API void set_adapter(
     torch::nn::Module& model,
     const std::vector<std::string>& names);
+PEFT_API void set_adapter(
+    torch::nn::Module& model,
+    std::initializer_list<std::string> names);
 PEFT_API void enable_adapters(torch::nn::Module& model, bool enabled);
 PEFT_API void delete_adapter(torch::nn::Module& model, const std::string& name);
 PEFT_API void unload(torch::nn::Module& model);

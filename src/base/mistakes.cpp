@@ -12,12 +12,9 @@ void Mistakes::add(ErrorKind kind, std::string text) {
   texts_.push_back(std::move(text));
 }
 
-void Mistakes::raise_if_any() const {
-  if (texts_.empty()) {
-    return;
-  }
+std::string Mistakes::text() const {
   if (texts_.size() == 1) {
-    throw Error(kind_, concat(heading_, ": ", texts_.front()));
+    return concat(heading_, ": ", texts_.front());
   }
   constexpr size_t most = 20;
   std::string all = concat(heading_, ": ", texts_.size(), " mistakes");
@@ -27,7 +24,13 @@ void Mistakes::raise_if_any() const {
   if (texts_.size() > most) {
     all += concat("\n  ... and ", texts_.size() - most, " more");
   }
-  throw Error(kind_, all);
+  return all;
+}
+
+void Mistakes::raise_if_any() const {
+  if (any()) {
+    throw Error(kind_, text());
+  }
 }
 
 }  // namespace peft::detail

@@ -21,6 +21,9 @@ class Mistakes {
   /// As above; the error will be of `kind` when this is its first mistake.
   void add(ErrorKind kind, std::string text);
 
+  /// What the error would say.
+  std::string text() const;
+
   bool any() const { return !texts_.empty(); }
   /// Throws peft::Error naming all mistakes (at most 20 in full) if there are
   /// any: on one line for one mistake, as a list for several.

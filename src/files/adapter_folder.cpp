@@ -37,7 +37,6 @@ void make_directory(const fs::path& directory) {
 void save_record(
     const detail::AdapterRecord& adapter,
     const fs::path& directory) {
-  make_directory(directory);
   auto config = adapter.config->clone();
   config->inference_mode = true;  // as PEFT saves it, whatever it was
   std::vector<std::string> paths;
@@ -63,10 +62,15 @@ void save_record(
 
 void save_pretrained(torch::nn::Module& model, const fs::path& directory) {
   const auto state = detail::get_state(detail::ModuleHost(model));
+  const auto folder_of = [&](const detail::AdapterRecord& adapter) {
+    return adapter.name == "default" ? directory : directory / adapter.name;
+  };
+  // Folders first: a name that no folder can have is met before any file.
   for (const auto& adapter : state->adapters) {
-    save_record(
-        *adapter,
-        adapter->name == "default" ? directory : directory / adapter->name);
+    make_directory(folder_of(*adapter));
+  }
+  for (const auto& adapter : state->adapters) {
+    save_record(*adapter, folder_of(*adapter));
   }
 }
 
@@ -75,7 +79,9 @@ void save_adapter(
     const fs::path& directory,
     const std::string& adapter_name) {
   const auto state = detail::get_state(detail::ModuleHost(model));
-  save_record(state->get(adapter_name, "save_adapter"), directory);
+  const auto& adapter = state->get(adapter_name, "save_adapter");
+  make_directory(directory);
+  save_record(adapter, directory);
 }
 
 Adapters load_adapter(

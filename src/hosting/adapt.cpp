@@ -26,11 +26,13 @@ void check_weight(const at::Tensor& weight, Mistakes& mistakes) {
     mistakes.add(ErrorKind::shape, "the weight is an undefined tensor");
   } else if (as_adapted(weight)) {
     mistakes.add(ErrorKind::state, "the tensor is adapted already");
-  } else if (!at::isFloatingType(weight.scalar_type())) {
+  } else if (!is_adaptable_dtype(weight.scalar_type())) {
     mistakes.add(
         ErrorKind::unsupported,
         concat(
-            "adapters need a floating point weight, this one is ",
+            "adapters need a float32, float64, bfloat16 or float16 weight, "
+            "this "
+            "one is ",
             weight.dtype()));
   }
 }

@@ -26,7 +26,7 @@ add_linear(at::Tensor y, const at::Tensor& x, const LowRankTerms& terms) {
   const auto dtype = y.scalar_type();
   for (const LowRankTerm& term : terms) {
     const at::Tensor s = at::linear(input_for(x, term), term.A);
-    if (s.dim() < 2 || s.scalar_type() != y.scalar_type() ||
+    if (s.dim() < 2 || y.size(-1) == 0 || s.scalar_type() != y.scalar_type() ||
         term.B.scalar_type() != y.scalar_type()) {
       y = at::add(y, at::linear(s, term.B), term.scale);
       continue;

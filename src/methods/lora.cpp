@@ -12,6 +12,7 @@
 // grouped kernel has no effective weight of its own shape (as in PEFT).
 #include "methods/lora.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include <ATen/TensorOperators.h>
@@ -243,9 +244,18 @@ void fit_lora(
       continue;
     }
     const auto stored = shape[0] / layout.count;
-    if (stored > 0 && stored != expected) {
-      lora.rank_pattern.insert(
-          lora.rank_pattern.begin(), {exact_path_key(path), stored});
+    // Only a rank that the config speaks of: any other is a mistake, which the
+    // shapes will tell.
+    const bool is_known = stored == lora.r ||
+        std::any_of(lora.rank_pattern.begin(),
+                    lora.rank_pattern.end(),
+                    [&](const auto& entry) { return entry.second == stored; });
+    if (is_known && stored != expected) {
+      const auto key = exact_path_key(path);
+      std::erase_if(lora.rank_pattern, [&](const auto& entry) {
+        return entry.first == key;
+      });
+      lora.rank_pattern.insert(lora.rank_pattern.begin(), {key, stored});
     }
   }
 }

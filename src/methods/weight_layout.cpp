@@ -5,6 +5,11 @@
 
 namespace peft::detail {
 
+bool is_adaptable_dtype(at::ScalarType dtype) {
+  return dtype == at::kFloat || dtype == at::kDouble ||
+      dtype == at::kBFloat16 || dtype == at::kHalf;
+}
+
 WeightLayout WeightLayout::matrix(const at::Tensor& w, bool inputs_first) {
   return {
       .form = Form::matrix,

@@ -11,6 +11,9 @@
 
 namespace peft::detail {
 
+/// float32, float64, bfloat16, float16: what a weight with adapters can be.
+bool is_adaptable_dtype(at::ScalarType dtype);
+
 struct WeightLayout {
   enum class Form {
     matrix,  // [outputs, inputs], or [inputs, outputs] when inputs_first

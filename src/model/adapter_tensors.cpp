@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/adapter_tensors.h"
 
+#include <set>
+
 #include <ATen/core/grad_mode.h>
 #include <torch/nn/module.h>
 
@@ -19,28 +21,39 @@ std::string without_prefix(const std::string& key) {
   return key.starts_with(file_prefix) ? key.substr(file_prefix.size()) : key;
 }
 
-// Keys that PEFT writes beside an adapter and that may be absent: whole base
-// tables of targeted embeddings, and second names of saved modules' biases.
-struct SurplusKeys {
-  StateDict base_weights;                 // copied into the base
-  std::vector<std::string> second_names;  // say nothing new
-};
-
-SurplusKeys surplus_keys(const AdapterRecord& record) {
-  SurplusKeys surplus;
+// Whole base tables that PEFT saves beside the adapters of embeddings; they may
+// be absent, and are copied into the base.
+StateDict base_tables(const AdapterRecord& record) {
+  StateDict tables;
   for (const Target& target : record.targets) {
-    if (target.is_saved_copy) {
-      for (const char* wrapper : {"original_module", "modules_to_save"}) {
-        surplus.second_names.push_back(
-            concat(target.file_prefix, ".", wrapper, ".", target.tensor_name));
-      }
-    } else if (!surplus.base_weights.contains(
-                   target.file_prefix + ".base_layer.weight")) {
-      surplus.base_weights.insert(
-          target.file_prefix + ".base_layer.weight", target.base);
+    const std::string key = target.file_prefix + ".base_layer.weight";
+    if (!target.is_saved_copy && !tables.contains(key)) {
+      tables.insert(key, target.base);
     }
   }
-  return surplus;
+  return tables;
+}
+
+// PEFT also writes the biases of saved modules under the names of its wrappers
+// (head.original_module.0.bias, head.modules_to_save.default.0.bias): nothing
+// new is said there when the plain name is one of `own`.
+bool is_second_name(const std::string& key, const StateDict& own) {
+  const auto rest_after = [&](std::size_t from) {
+    const auto dot = key.find('.', from);
+    return dot == std::string::npos ? "" : key.substr(dot + 1);
+  };
+  for (const std::string wrapper : {".original_module.", ".modules_to_save."}) {
+    for (auto at = key.find(wrapper); at != std::string::npos;
+         at = key.find(wrapper, at + 1)) {
+      const std::string front = key.substr(0, at + 1);
+      const std::size_t after = at + wrapper.size();
+      if (own.contains(front + key.substr(after)) ||
+          own.contains(front + rest_after(after))) {
+        return true;
+      }
+    }
+  }
+  return false;
 }
 
 std::string shape_text(const at::Tensor& tensor) {
@@ -54,12 +67,8 @@ struct Copy {
 
 class Loading {
  public:
-  explicit Loading(const AdapterRecord& record)
-      : name_(record.name),
-        own_(adapter_tensors(record)),
-        surplus_(surplus_keys(record)) {}
-
-  LoadReport run(const StateDict& weights, bool ignore_mismatched_sizes) {
+  Loading(const AdapterRecord& record, const StateDict& weights)
+      : own_(adapter_tensors(record)), tables_(base_tables(record)) {
     for (const auto& item : weights) {
       take(item.key(), item.value());
     }
@@ -68,15 +77,17 @@ class Loading {
         report_.missing_keys.push_back(item.key());
       }
     }
-    if (!ignore_mismatched_sizes) {
-      raise_mismatches();
-    }
+  }
+
+  const LoadReport& report() const { return report_; }
+  std::size_t size() const { return own_.size(); }
+
+  void copy() const {
     const at::NoGradGuard no_grad;
     for (const Copy& copy : copies_) {
       at::Tensor to = copy.to;
       to.copy_(copy.from);
     }
-    return std::move(report_);
   }
 
  private:
@@ -84,15 +95,11 @@ class Loading {
     const std::string key = without_prefix(file_key);
     const at::Tensor* own = own_.find(key);
     if (!own) {
-      own = surplus_.base_weights.find(key);
+      own = tables_.find(key);
     }
     if (own) {
-      plan_copy(file_key, *own, value);
-      seen_.insert(key, true);
-      return;
-    }
-    const auto& known = surplus_.second_names;
-    if (std::find(known.begin(), known.end(), key) == known.end()) {
+      plan_copy(file_key, *own, value, !seen_.insert(key).second);
+    } else if (!is_second_name(key, own_)) {
       report_.unexpected_keys.push_back(file_key);
     }
   }
@@ -100,8 +107,9 @@ class Loading {
   void plan_copy(
       const std::string& key,
       const at::Tensor& own,
-      const at::Tensor& value) {
-    if (seen_.contains(without_prefix(key))) {
+      const at::Tensor& value,
+      bool is_again) {
+    if (is_again) {
       report_.mismatched.push_back(
           concat(key, ": given twice, with and without ", file_prefix));
     } else if (own.sizes() != value.sizes()) {
@@ -111,6 +119,9 @@ class Loading {
           shape_text(value),
           ", the adapter has ",
           shape_text(own)));
+    } else if (value.is_meta() || value.layout() != at::kStrided) {
+      report_.mismatched.push_back(
+          concat(key, ": given a tensor without dense memory (meta, sparse)"));
     } else if (own.is_floating_point() && !value.is_floating_point()) {
       report_.mismatched.push_back(concat(
           key, ": given ", value.dtype(), ", the adapter has ", own.dtype()));
@@ -119,27 +130,41 @@ class Loading {
     }
   }
 
-  void raise_mismatches() const {
-    Mistakes mistakes(
-        ErrorKind::shape,
-        concat(
-            "cannot load the state dict into adapter '",
-            name_,
-            "' (was it "
-            "trained with another rank or model?)"));
-    for (const auto& text : report_.mismatched) {
-      mistakes.add(text);
-    }
-    mistakes.raise_if_any();
-  }
-
-  std::string name_;
   StateDict own_;
-  SurplusKeys surplus_;
+  StateDict tables_;
   LoadReport report_;
   std::vector<Copy> copies_;
-  torch::OrderedDict<std::string, bool> seen_;
+  std::set<std::string> seen_;
 };
+
+void add_mismatches(const LoadReport& report, Mistakes& mistakes) {
+  for (const auto& text : report.mismatched) {
+    mistakes.add(text);
+  }
+}
+
+void add_missing_and_unexpected(
+    const LoadReport& report,
+    std::size_t own,
+    std::size_t given,
+    Mistakes& mistakes) {
+  if (!report.missing_keys.empty()) {
+    mistakes.add(concat(
+        report.missing_keys.size(),
+        " of ",
+        own,
+        " tensors of the adapter are missing: ",
+        list_names(report.missing_keys)));
+  }
+  if (!report.unexpected_keys.empty()) {
+    mistakes.add(concat(
+        report.unexpected_keys.size(),
+        " of ",
+        given,
+        " tensors given fit nowhere in this model: ",
+        list_names(report.unexpected_keys)));
+  }
+}
 
 }  // namespace
 
@@ -176,43 +201,42 @@ LoadReport load_tensors(
     const AdapterRecord& record,
     const StateDict& weights,
     bool ignore_mismatched_sizes) {
-  return Loading(record).run(weights, ignore_mismatched_sizes);
+  const Loading loading(record, weights);
+  if (!ignore_mismatched_sizes) {
+    Mistakes mistakes(
+        ErrorKind::shape,
+        concat(
+            "cannot load the state dict into adapter '",
+            record.name,
+            "' (was it trained with another rank or model?)"));
+    add_mismatches(loading.report(), mistakes);
+    mistakes.raise_if_any();
+  }
+  loading.copy();
+  return loading.report();
 }
 
 void load_all(
     const AdapterRecord& record,
     const StateDict& weights,
     bool partial) {
-  const LoadReport report = load_tensors(record, weights, false);
+  const Loading loading(record, weights);
   Mistakes mistakes(
       ErrorKind::shape,
       concat("the weights do not fit adapter '", record.name, "'"));
-  if (!report.missing_keys.empty()) {
-    mistakes.add(concat(
-        report.missing_keys.size(),
-        " of ",
-        report.missing_keys.size() + weights.size() -
-            report.unexpected_keys.size(),
-        " tensors of the adapter are missing: ",
-        list_names(report.missing_keys)));
+  add_mismatches(loading.report(), mistakes);
+  if (partial) {
+    mistakes.raise_if_any();
   }
-  if (!report.unexpected_keys.empty()) {
-    mistakes.add(concat(
-        report.unexpected_keys.size(),
-        " of ",
-        weights.size(),
-        " tensors given fit nowhere in this model: ",
-        list_names(report.unexpected_keys)));
+  add_missing_and_unexpected(
+      loading.report(), loading.size(), weights.size(), mistakes);
+  if (!partial) {
+    mistakes.raise_if_any();
   }
-  if (partial && mistakes.any()) {
-    try {
-      mistakes.raise_if_any();
-    } catch (const Error& error) {
-      warn(error.what());
-    }
-    return;
+  if (mistakes.any()) {
+    warn(mistakes.text());
   }
-  mistakes.raise_if_any();
+  loading.copy();
 }
 
 }  // namespace detail

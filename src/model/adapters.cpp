@@ -85,6 +85,12 @@ void set_adapter(
   adapters_of(model).set_adapter(names);
 }
 
+void set_adapter(
+    torch::nn::Module& model,
+    std::initializer_list<std::string> names) {
+  adapters_of(model).set_adapter(names);
+}
+
 void enable_adapters(torch::nn::Module& model, bool enabled) {
   adapters_of(model).enable_adapters(enabled);
 }

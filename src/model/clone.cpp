@@ -97,7 +97,10 @@ class Replanner {
       plan.targets.push_back(std::move(planned));
     }
     for (const TrainedBias& trained : adapter.biases) {
-      plan.biases.push_back({trained.file_key, to_[index_of(trained)].base});
+      plan.biases.push_back(
+          {trained.file_key,
+           to_[index_of(trained)].base,
+           trained.original.clone()});
     }
     return plan;
   }

@@ -162,7 +162,9 @@ InjectionPlan fit_to_weights(
     if (!planned.target.is_saved_copy) {
       entry.fit(
           *plan.config,
-          planned.target.pattern_path,
+          planned.hosted.bare
+              ? join_path(planned.target.layer_path, planned.target.tensor_name)
+              : planned.target.pattern_path,
           *planned.hosted.layout,
           stored_shapes(weights, planned.target.file_prefix));
     }
@@ -214,10 +216,11 @@ Adapters carry_out(
   }
   record->report = std::move(plan.report);
   record->config = std::move(plan.config);
+  // The user's handler may throw: before anything has changed.
+  warn_of_report(plan.name, record->report);
   commit_or_undo(made, plan, state, *record, host);
   const auto before = state->activation->load();
   state->activation->store({before->enabled, {record->id}});
-  warn_of_report(plan.name, record->report);
   state->adapters.push_back(std::move(record));
   return Adapters(state);
 }
@@ -231,6 +234,9 @@ void remove_from_layers(ModelState& state, const AdapterRecord& record) {
   }
   for (const TrainedBias& trained : record.biases) {
     trained.bias.set_requires_grad(false);
+    const at::NoGradGuard no_grad;
+    at::Tensor bias = trained.bias;
+    bias.copy_(trained.original);
   }
   std::erase_if(state.sites, [](const Site& site) {
     if (site.weight->has_attachments()) {
@@ -247,7 +253,9 @@ void remove_from_layers(ModelState& state, const AdapterRecord& record) {
 
 void restore_requires_grad(ModelState& state) {
   for (const auto& [parameter, before] : state.own_parameters) {
-    parameter.set_requires_grad(before || parameter.requires_grad());
+    if (before && !parameter.is_inference()) {
+      parameter.set_requires_grad(true);
+    }
   }
   state.own_parameters.clear();
 }

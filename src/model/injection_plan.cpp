@@ -21,6 +21,8 @@ void check_name(
         name,
         "' contains a '.'; dots separate modules "
         "in paths, use '_' or '-'"));
+  } else if (name.find('\0') != std::string::npos) {
+    mistakes.add("the adapter name contains a NUL byte");
   } else if (name.find_first_of("/\\") != std::string::npos) {
     mistakes.add(concat(
         "the adapter name '",
@@ -81,7 +83,6 @@ InjectionPlan plan_injection(
       concat("cannot inject adapter '", name, "' into ", host.type()));
   check_name(name, state, mistakes);
   config.check(mistakes);
-  mistakes.raise_if_any();
   InjectionPlan plan{.name = name, .config = config.clone()};
   const auto layers = host.layers();
   const auto names = layer_names(layers);
@@ -92,9 +93,13 @@ InjectionPlan plan_injection(
       .layers = layers,
       .plan = plan,
       .mistakes = mistakes};
-  plan_adapted_weights(planning, names);
-  plan_saved_modules(planning, names);
-  plan_biases(planning);
+  try {
+    plan_adapted_weights(planning, names);
+    plan_saved_modules(planning, names);
+    plan_biases(planning);
+  } catch (const Error& error) {  // matching reports its mistakes itself
+    mistakes.add(error.kind(), error.what());
+  }
   mistakes.raise_if_any();
   return plan;
 }

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/text.h"
+#include "matching/name_pattern.h"
 #include "peft/lora_config.h"
 
 namespace peft::detail {
@@ -49,6 +50,25 @@ class Chooser {
       if (!found) {
         report_.unmatched_targets.push_back(name);
       }
+    }
+  }
+
+  // Matching knows modules only; keys that speak of chosen parameters meet
+  // something after all.
+  void forgive_parameter_keys() {
+    for (auto* keys :
+         {&report_.unmatched_rank_patterns,
+          &report_.unmatched_alpha_patterns}) {
+      std::erase_if(*keys, [&](const std::string& key) {
+        return std::any_of(
+            chosen_.begin(), chosen_.end(), [&](const ChosenWeight& choice) {
+              const HostedLayer& layer = layers_[choice.weight.layer];
+              return pattern_key_matches(
+                  key,
+                  join_path(
+                      layer.path, layer.tensors[choice.weight.tensor].name));
+            });
+      });
     }
   }
 
@@ -169,6 +189,7 @@ std::vector<ChosenWeight> choose_weights(
   if (const auto* lora = dynamic_cast<const LoraConfig*>(&config)) {
     chooser.by_parameter(lora->target_parameters);
   }
+  chooser.forgive_parameter_keys();
   return chooser.in_model_order();
 }
 

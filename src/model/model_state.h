@@ -42,6 +42,8 @@ struct Target {
 struct TrainedBias {
   std::string file_key;
   at::Tensor bias;
+  /// Its values before, put back when the adapter goes.
+  at::Tensor original;
 };
 
 struct AdapterRecord {

@@ -7,6 +7,7 @@
 #include <c10/core/ScalarType.h>
 
 #include "base/text.h"
+#include "matching/name_pattern.h"
 #include "model/layer_names.h"
 #include "model/plan_parts.h"
 
@@ -98,6 +99,7 @@ class WeightPlanner {
         target.file_prefix += ".base_layer";
       }
       check_bare(where);
+      target.pattern_path = bare_pattern_path(choice, where);
     } else if (!tensor.holder.empty()) {
       target.holders = {tensor.holder};
       target.file_prefix = join_path(layer.path, tensor.holder);
@@ -105,17 +107,33 @@ class WeightPlanner {
     auto method = method_entry(planning_.config)
                       .make(planning_.config, target.pattern_path);
     method->check(*tensor.layout, where, planning_.mistakes);
-    if (!at::isFloatingType(tensor.base.scalar_type())) {
+    if (!is_adaptable_dtype(tensor.base.scalar_type())) {
       planning_.mistakes.add(
           ErrorKind::unsupported,
           concat(
               where,
-              ": adapters need a floating point weight, this one is ",
+              ": adapters need a float32, float64, bfloat16 or float16 weight, "
+              "this one is ",
               c10::toString(tensor.base.scalar_type())));
     }
     check_ownership(planning_, tensor, where);
     planning_.plan.targets.push_back(
         {tensor, std::move(target), std::move(method)});
+  }
+
+  // target_parameters are asked about by the parameter's own path, as in PEFT.
+  // The parameters of a targeted module go by the module's path, unless a
+  // pattern speaks of the parameter.
+  std::string bare_pattern_path(
+      const ChosenWeight& choice,
+      const std::string& parameter) const {
+    const auto* lora = planning_.lora;
+    const bool is_named = lora &&
+        (value_for_path(lora->rank_pattern, parameter) ||
+         value_for_path(lora->alpha_pattern, parameter));
+    return choice.as_parameter || is_named
+        ? parameter
+        : planning_.layers[choice.weight.layer].path;
   }
 
   void check_bare(const std::string& where) {

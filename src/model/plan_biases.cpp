@@ -46,7 +46,8 @@ void plan_layer_bias(
           {adapted == prefixes.end()
                ? join_path(layer.path, "bias")
                : join_path(adapted->second, "base_layer.bias"),
-           tensor.base});
+           tensor.base,
+           tensor.base.detach().clone()});
     }
   }
 }

@@ -24,8 +24,8 @@ bool plan_saved_layer(
             layer.type,
             " whose tensors ",
             list_names(layer.unknown_tensors),
-            " this library cannot swap; register the class with "
-            "peft::register_layer"));
+            " this library cannot swap; if they are members of a class of "
+            "yours, register it with peft::register_layer"));
     return true;
   }
   for (const HostedTensor& tensor : layer.tensors) {

@@ -97,11 +97,13 @@ TEST_F(AdapterFolder, PatternsKeepTheirMeaningWhateverTheirOrder) {
       torch::equal(other->forward(text_ids()), model_->forward(text_ids())));
 }
 
-TEST_F(AdapterFolder, RanksFollowTheTensors) {
+TEST_F(AdapterFolder, RanksThatTheConfigSpeaksOfFollowTheTensors) {
   config_.modules_to_save = {};
   config_.target_modules = {"up"};
+  config_.rank_pattern = {{"1.up", 5}};
   inject_random();
   peft::save_pretrained(*model_, path_);
+  // As when JSON has lost the patterns' order: the shapes know better.
   auto state = peft::load_peft_weights(path_);
   state["base_model.model.blocks.0.up.lora_A.weight"] = torch::ones({5, 6});
   state["base_model.model.blocks.0.up.lora_B.weight"] = torch::ones({5, 5});
@@ -109,7 +111,70 @@ TEST_F(AdapterFolder, RanksFollowTheTensors) {
   TextModel other = fresh();
   auto loaded = peft::load_adapter(*other, path_);
   EXPECT_DOUBLE_EQ(loaded.scaling("default").at("blocks.0.up"), 3.0 / 5);
-  EXPECT_DOUBLE_EQ(loaded.scaling("default").at("blocks.1.up"), 3.0 / 2);
+}
+
+TEST_F(AdapterFolder, AnotherRankThanTheConfigsIsAnError) {
+  config_.modules_to_save = {};
+  config_.target_modules = {"up"};
+  inject_random();
+  peft::save_pretrained(*model_, path_);
+  auto state = peft::load_peft_weights(path_);
+  state["base_model.model.blocks.0.up.lora_A.weight"] = torch::ones({7, 6});
+  state["base_model.model.blocks.0.up.lora_B.weight"] = torch::ones({5, 7});
+  peft::save_safetensors(state, path_ / "adapter_model.safetensors");
+  TextModel other = fresh();
+  EXPECT_THAT(
+      error_of(ErrorKind::shape, [&] { peft::load_adapter(*other, path_); }),
+      HasSubstr("[7, 6]"));
+}
+
+TEST_F(AdapterFolder, AFailedLoadLeavesBiasesAndAdaptersAlone) {
+  config_.bias = "all";
+  auto adapters = inject_random();
+  peft::save_pretrained(*model_, path_);
+  peft::StateDict some;
+  for (const auto& item : peft::load_peft_weights(path_)) {
+    if (item.key().find("up.lora_B") == std::string::npos) {
+      some.insert(item.key(), item.value().clone());
+    }
+  }
+  peft::save_safetensors(some, path_ / "adapter_model.safetensors");
+  TextModel other = fresh();
+  const Tensor bias = other->named_parameters()["blocks.0.up.bias"];
+  const Tensor before = bias.clone();
+  error_of(ErrorKind::shape, [&] { peft::load_adapter(*other, path_); });
+  EXPECT_TRUE(torch::equal(bias, before));
+}
+
+TEST_F(AdapterFolder, SecondNamesOfSavedBiasesAreTolerated) {
+  inject_random();
+  peft::save_pretrained(*model_, path_);
+  peft::StateDict state;
+  for (const auto& item : peft::load_peft_weights(path_)) {
+    state.insert(item.key(), item.value().clone());
+  }
+  for (const char* key :
+       {"head.original_module.bias",
+        "head.modules_to_save.bias",
+        "head.modules_to_save.default.bias"}) {
+    state.insert(std::string("base_model.model.") + key, torch::ones({3}));
+  }
+  peft::save_safetensors(state, path_ / "adapter_model.safetensors");
+  TextModel other = fresh();
+  peft::load_adapter(*other, path_);
+  EXPECT_TRUE(
+      torch::equal(other->forward(text_ids()), model_->forward(text_ids())));
+}
+
+TEST_F(AdapterFolder, AFolderThatCannotBeMadeIsMetBeforeAnyFile) {
+  inject_random();
+  peft::save_pretrained(*model_, path_);
+  const auto weights = bytes(path_ / "adapter_model.safetensors");
+  auto adapters = inject_random("two");
+  randomise(adapters.parameters("default"));
+  std::ofstream(path_ / "two") << "a file";
+  error_of(ErrorKind::file, [&] { peft::save_pretrained(*model_, path_); });
+  EXPECT_EQ(bytes(path_ / "adapter_model.safetensors"), weights);
 }
 
 TEST_F(AdapterFolder, MissingAndSurplusTensorsAreErrorsUnlessPartial) {

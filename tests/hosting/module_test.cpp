@@ -335,6 +335,21 @@ TEST_F(UserKind, TargetParametersHavePeftsNestedKeys) {
   EXPECT_EQ(state["experts.lora_A.weight"].sizes(), (at::IntArrayRef{2, 4}));
 }
 
+TEST_F(UserKind, PatternsSpeakOfParametersByTheirOwnPath) {
+  CollectWarnings warnings;
+  Root model;
+  peft::LoraConfig config;
+  config.r = 2;
+  config.target_parameters = {"w1", "w2"};
+  config.rank_pattern = {{"experts.w2", 3}};
+  config.alpha_pattern = {{"w1", 32}};
+  auto adapters = peft::inject_adapter_in_model(config, model);
+  EXPECT_EQ(warnings.all(), "");
+  const auto scaling = adapters.scaling("default");
+  EXPECT_DOUBLE_EQ(scaling.at("experts.base_layer"), 32.0 / 2);
+  EXPECT_DOUBLE_EQ(scaling.at("experts"), 8.0 / 3);
+}
+
 TEST(GroupedConvolution, RunsOnItsFactorsAsInPeft) {
   torch::manual_seed(0);
   nn::Sequential model(

@@ -54,7 +54,9 @@ TEST_F(TwoAdapters, TheNewOneIsActive) {
   adapters_->set_adapter("a");
   const Tensor a = forward();
   EXPECT_FALSE(torch::allclose(a, b));
-  peft::set_adapter(*model_, Names{"a", "b", "a"});
+  peft::set_adapter(*model_, {"a", "b", "a"});
+  EXPECT_EQ(adapters_->active_adapters(), (Names{"a", "b"}));
+  adapters_->set_adapter({"a", "b"});
   EXPECT_EQ(adapters_->active_adapters(), (Names{"a", "b"}));
   peft::enable_adapters(*model_, false);
   EXPECT_TRUE(torch::equal(forward(), base_));
@@ -225,6 +227,45 @@ TEST(Biases, AreTrainedWhereTheConfigSays) {
   EXPECT_FALSE(model->named_parameters()["norm.bias"].requires_grad());
   adapters.delete_adapter("a");
   EXPECT_TRUE(model->named_parameters()["head.bias"].requires_grad());
+}
+
+TEST(Biases, GetTheirOldValuesBackWhenTheAdapterGoes) {
+  CollectWarnings warnings;
+  TextModel model;
+  auto config = config_for({"up"});
+  config.bias = "all";
+  const Tensor bias = model->named_parameters()["head.bias"];
+  const Tensor before = bias.detach().clone();
+  auto adapters = peft::inject_adapter_in_model(config, *model);
+  randomise(adapters.parameters("default"));
+  adapters.enable_adapters(false);
+  EXPECT_THAT(warnings.all(), HasSubstr("biases"));
+  adapters.unload();
+  EXPECT_TRUE(torch::equal(bias, before));
+  EXPECT_TRUE(bias.requires_grad());
+}
+
+TEST(StateDict, TakesNothingOfWhatItCannotTakeWhole) {
+  TextModel model;
+  peft::inject_adapter_in_model(config_for({"head"}), *model);
+  const auto state = peft::get_peft_model_state_dict(*model);
+  const Tensor before = state["head.lora_A.weight"].detach().clone();
+  peft::StateDict given;
+  given.insert("head.lora_A.weight", torch::ones({2, 6}));
+  given.insert("head.lora_B.weight", torch::zeros({3, 2}, torch::kMeta));
+  EXPECT_THAT(
+      error_of(
+          ErrorKind::shape,
+          [&] { peft::set_peft_model_state_dict(*model, given); }),
+      HasSubstr("meta"));
+  EXPECT_TRUE(torch::equal(state["head.lora_A.weight"], before));
+  given["head.lora_B.weight"] = torch::ones({3, 2});
+  given.insert("base_model.model.head.lora_A.weight", torch::ones({2, 6}));
+  EXPECT_THAT(
+      error_of(
+          ErrorKind::shape,
+          [&] { peft::set_peft_model_state_dict(*model, given); }),
+      HasSubstr("twice"));
 }
 
 TEST(StateDict, ReportsAndRefusesWithoutChangingAnything) {

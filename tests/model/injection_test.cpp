@@ -193,6 +193,31 @@ TEST(Injection, ThroughAnotherModuleIsRefused) {
       HasSubstr("ModuleList"));
 }
 
+TEST(Injection, AWarningHandlerThatThrowsStopsItInTime) {
+  TextModel model;
+  peft::LoraConfig config;
+  config.target_modules = {"head", "nope"};
+  const auto old = peft::set_warning_handler(
+      [](const std::string& text) { throw std::runtime_error(text); });
+  EXPECT_THROW(
+      peft::inject_adapter_in_model(config, *model), std::runtime_error);
+  peft::set_warning_handler(old);
+  EXPECT_THROW(peft::adapters_of(*model), peft::Error);
+  EXPECT_TRUE(model->named_parameters()["head.weight"].requires_grad());
+}
+
+TEST(Injection, MistakesOfNameValuesAndTargetsComeTogether) {
+  TextModel model;
+  peft::LoraConfig config;
+  config.r = 0;
+  config.target_modules = {"zzz"};
+  EXPECT_THAT(
+      error_of(
+          ErrorKind::config,
+          [&] { peft::inject_adapter_in_model(config, *model, "a.b"); }),
+      AllOf(HasSubstr("a.b"), HasSubstr("r "), HasSubstr("zzz")));
+}
+
 TEST(Injection, PartlyUnmatchedPartsAreWarnedOf) {
   CollectWarnings warnings;
   TextModel model;
