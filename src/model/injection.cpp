@@ -206,6 +206,9 @@ Adapters carry_out(
         std::move(planned), !plan.config->inference_mode, record->id));
   }
   check_names_free(made, plan.name);
+  // The user's handler may throw: before anything has changed, and loading
+  // changes biases, which are the model's own.
+  warn_of_report(plan.name, plan.report);
   if (options.weights) {
     AdapterRecord preview{.name = plan.name};
     for (const MadeTarget& m : made) {
@@ -216,8 +219,6 @@ Adapters carry_out(
   }
   record->report = std::move(plan.report);
   record->config = std::move(plan.config);
-  // The user's handler may throw: before anything has changed.
-  warn_of_report(plan.name, record->report);
   commit_or_undo(made, plan, state, *record, host);
   const auto before = state->activation->load();
   state->activation->store({before->enabled, {record->id}});

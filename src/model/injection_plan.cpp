@@ -111,10 +111,8 @@ MatchReport report_matches(const AdapterConfig& config, const Host& host) {
   MatchReport report =
       match_targets(config, layer_names(layers), /*throwing=*/false);
   choose_weights(config, layers, report);
-  try {
-    mistakes.raise_if_any();
-  } catch (const Error& error) {
-    report.notes.insert(report.notes.begin(), error.what());
+  if (mistakes.any()) {
+    report.notes.insert(report.notes.begin(), mistakes.text());
   }
   return report;
 }
