@@ -21,4 +21,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   target_compile_options(
     peft_warnings INTERFACE -Wno-array-bounds -Wno-restrict
                             -Wno-stringop-overflow -Wno-stringop-overread)
+  if(PEFT_SANITIZE)  # and these in instrumented std::optional
+    target_compile_options(peft_warnings INTERFACE -Wno-maybe-uninitialized)
+  endif()
 endif()

@@ -21,6 +21,8 @@ enum class ErrorKind {
   file,         ///< a file or folder that is missing, broken or not writable
   state,        ///< a call that does not fit the adapters the model has now
   unsupported,  ///< asked for by its right name, but not built
+  input,        ///< an input that does not fit an exported program
+  program,      ///< an exported program that cannot be run, or failed to
 };
 
 /// Every failure the library detects itself.

@@ -9,6 +9,7 @@
 #include "peft/adapters.h"
 #include "peft/clone.h"
 #include "peft/error.h"
+#include "peft/exported_program.h"
 #include "peft/layer_kinds.h"
 #include "peft/lora_config.h"
 #include "peft/match_report.h"

@@ -15,6 +15,7 @@
 #include <torch/nn/modules/normalization.h>
 #include <torch/nn/modules/rnn.h>
 
+#include "hosting/program_layers.h"
 #include "peft/layer_kinds.h"
 
 namespace peft {
@@ -230,6 +231,9 @@ void register_layer_kind(const char* type_name, MembersOf members_of) {
 }
 
 std::optional<KnownLayer> know_layer(nn::Module& layer) {
+  if (const auto* program_layer = as_program_layer(layer)) {
+    return know_program_layer(*program_layer);
+  }
   {
     const std::shared_lock lock(user_kinds_mutex);
     for (const UserKind& kind : user_kinds()) {
@@ -252,6 +256,9 @@ std::optional<KnownLayer> know_layer(nn::Module& layer) {
 }
 
 std::string type_name(const nn::Module& module) {
+  if (const auto* program_layer = as_program_layer(module)) {
+    return program_layer->type();
+  }
   return short_name(c10::demangle(typeid(module).name()));
 }
 

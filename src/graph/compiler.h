@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// Turns a graph's JSON into instructions: every name becomes a slot, every
+// operator a handle, every argument a value of the type the operator takes.
+// All that cannot be run is collected, not only the first of it.
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/mistakes.h"
+#include "graph/instruction.h"
+#include "graph/scope.h"
+
+namespace peft::graph {
+
+/// One place where the program reads a weight.
+struct WeightRead {
+  std::uint32_t weight;
+  std::string op;        // "aten::linear"
+  std::string argument;  // "weight"
+  bool transposed;       // it read the weight's transpose
+  std::int64_t groups;   // of a convolution, else 1
+};
+
+/// What compiling finds out besides the instructions.
+struct Findings {
+  std::vector<WeightRead> reads;
+  /// Path of each module that was called -> its Python class.
+  std::map<std::string, std::string> module_types;
+  bool has_training_mode = false;  // dropout or batch statistics switched on
+  bool has_eval_mode = false;      // and switched off
+};
+
+/// Chooses which name of a weight is meant when the module at `path` reads the
+/// weight `number`: tied weights have several.
+using ChooseWeight = std::function<
+    std::uint32_t(std::uint32_t number, const std::string& module_path)>;
+
+class Compiler {
+ public:
+  Compiler(
+      std::set<std::uint32_t> batch_counters,
+      ChooseWeight choose,
+      Findings& findings,
+      detail::Mistakes& mistakes)
+      : batch_counters_(std::move(batch_counters)),
+        choose_(std::move(choose)),
+        findings_(findings),
+        mistakes_(mistakes) {}
+
+  /// `inputs` says what each input of the graph is; a slot operand's index is
+  /// the input's own slot.
+  Graph compile(const Json& graph, const std::vector<Value>& inputs);
+
+ private:
+  // A graph under construction.
+  struct Builder {
+    Graph& graph;
+    Scope& scope;
+    Instructions& instructions;
+    std::size_t depth;
+  };
+
+  void compile_node(const Json& node, Builder& builder);
+  void compile_nodes(const Json& nodes, Builder& builder);
+  std::unique_ptr<Instruction>
+  call_operator(const Json& node, Origin origin, Builder& builder);
+  std::unique_ptr<Instruction>
+  call_number_operator(const Json& node, Origin origin, Builder& builder);
+  std::unique_ptr<Instruction>
+  call_higher_order(const Json& node, Origin origin, Builder& builder);
+  void compile_block(const Json& node, const Origin& origin, Builder& builder);
+  Graph compile_called(
+      const Json& graph,
+      const std::vector<Value>& inputs,
+      std::size_t depth);
+  Graph compile_at(
+      const Json& graph,
+      const std::vector<Value>& inputs,
+      std::size_t depth);
+
+  std::vector<Operand> read_operands(
+      const Json& node,
+      const c10::FunctionSchema& schema,
+      const Origin& origin,
+      const Scope& scope);
+  void note_read(
+      const c10::FunctionSchema& schema,
+      std::size_t argument,
+      const Value& value,
+      const std::vector<Operand>& operands);
+  std::vector<Result> define_results(const Json& outputs, Builder& builder);
+
+  std::set<std::uint32_t> batch_counters_;
+  ChooseWeight choose_;
+  Findings& findings_;
+  detail::Mistakes& mistakes_;
+};
+
+}  // namespace peft::graph

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "graph/input_checks.h"
+
+#include "base/text.h"
+#include "graph/serialized_enums.h"
+
+namespace peft::graph {
+namespace {
+
+using detail::concat;
+
+std::optional<SizeExpression> read_size(const Json& json) {
+  const auto [tag, value] = as_union(json);
+  if (tag == "as_int") {
+    return SizeExpression::fixed(as_integer(*value));
+  }
+  return SizeExpression::parse(as_text(field(*value, "expr_str")));
+}
+
+std::string range_text(const Range& range) {
+  if (range.least && range.most) {
+    return concat(*range.least, " to ", *range.most);
+  }
+  return range.least ? concat("at least ", *range.least)
+                     : concat("at most ", *range.most);
+}
+
+bool allows(const Range& range, std::int64_t size) {
+  const bool large_enough =
+      !range.least || *range.least <= 2 || size >= *range.least;
+  return large_enough && (!range.most || size <= *range.most);
+}
+
+}  // namespace
+
+InputCheck::InputCheck(std::string name, const Json& meta)
+    : name_(std::move(name)) {
+  const auto dtype = to_scalar_type(as_integer(field(meta, "dtype")));
+  if (!dtype) {
+    throw BrokenJson(concat("the dtype of input '", name_, "' is not known"));
+  }
+  dtype_ = *dtype;
+  for (const Json& size : as_list(field(meta, "sizes"))) {
+    sizes_.push_back(read_size(size));
+  }
+}
+
+std::string InputCheck::shape() const {
+  std::string text;
+  for (const auto& size : sizes_) {
+    text += concat(text.empty() ? "" : ", ", size ? size->text() : "?");
+  }
+  return concat("[", text, "]");
+}
+
+void InputCheck::bind(const at::Tensor& tensor, Symbols& symbols) const {
+  for (std::size_t i = 0; i < sizes_.size(); ++i) {
+    if (sizes_[i] && sizes_[i]->is_symbol() &&
+        static_cast<std::int64_t>(i) < tensor.dim()) {
+      symbols.emplace(sizes_[i]->text(), tensor.size(static_cast<int64_t>(i)));
+    }
+  }
+}
+
+void InputCheck::check(
+    const at::Tensor& tensor,
+    Symbols& symbols,
+    const std::map<std::string, Range>& ranges,
+    detail::Mistakes& mistakes) const {
+  if (tensor.scalar_type() != dtype_) {
+    mistakes.add(concat(
+        "input '",
+        name_,
+        "' is ",
+        c10::toString(tensor.scalar_type()),
+        ", the program takes ",
+        c10::toString(dtype_),
+        "; convert it with .to(...)"));
+  }
+  if (tensor.dim() != static_cast<std::int64_t>(sizes_.size())) {
+    mistakes.add(concat(
+        "input '",
+        name_,
+        "' has shape ",
+        tensor.sizes(),
+        ", the program takes ",
+        shape()));
+    return;
+  }
+  for (std::size_t i = 0; i < sizes_.size(); ++i) {
+    if (!sizes_[i]) {
+      continue;
+    }
+    const std::int64_t size = tensor.size(static_cast<std::int64_t>(i));
+    sizes_[i]->solve(size, symbols);
+    const auto wanted = sizes_[i]->evaluate(symbols);
+    if (wanted && *wanted != size) {
+      mistakes.add(concat(
+          "input '",
+          name_,
+          "' has size ",
+          size,
+          " at dimension ",
+          i,
+          ", where the program takes ",
+          *wanted,
+          sizes_[i]->is_fixed() ? std::string(", as exported")
+                                : concat(" (", sizes_[i]->text(), ")")));
+    }
+    const auto range =
+        sizes_[i]->is_symbol() ? ranges.find(sizes_[i]->text()) : ranges.end();
+    if (range != ranges.end() && !allows(range->second, size)) {
+      mistakes.add(concat(
+          "input '",
+          name_,
+          "' has size ",
+          size,
+          " at dimension ",
+          i,
+          ", where the program takes ",
+          range_text(range->second),
+          " (",
+          sizes_[i]->text(),
+          ")"));
+    }
+  }
+}
+
+}  // namespace peft::graph

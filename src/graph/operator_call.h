@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// A node that calls an operator: one of libtorch's or of a loaded library
+// through the dispatcher, or Python's arithmetic on sizes.
+#pragma once
+
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include "graph/instruction.h"
+#include "graph/number_operators.h"
+
+namespace peft::graph {
+
+class OperatorCall final : public Instruction {
+ public:
+  OperatorCall(
+      Origin origin,
+      c10::OperatorHandle op,
+      std::vector<Operand> operands,
+      std::vector<Result> results);
+
+  void run(Frame& frame) const override;
+  std::vector<Operand*> operands() override;
+  std::vector<Result*> results() override;
+  void for_each_constant(const std::function<void(Operand&)>& change) override;
+
+  const c10::OperatorHandle& op() const { return op_; }
+  /// The arguments that say whether dropout and batch statistics are in use are
+  /// these in eval mode: {argument, value}.
+  void set_in_eval(std::vector<std::pair<std::size_t, c10::IValue>> values) {
+    in_eval_ = std::move(values);
+  }
+  bool follows_mode() const { return !in_eval_.empty() || skipped_in_eval_; }
+  /// It counts batches, which happens in training only.
+  void skip_in_eval() { skipped_in_eval_ = true; }
+
+ private:
+  c10::OperatorHandle op_;
+  std::vector<Operand> operands_;
+  std::vector<Result> results_;
+  std::vector<std::pair<std::size_t, c10::IValue>> in_eval_;
+  bool skipped_in_eval_ = false;
+};
+
+class NumberCall final : public Instruction {
+ public:
+  NumberCall(
+      Origin origin,
+      const NumberOperator& op,
+      std::vector<Operand> operands,
+      Result result);
+
+  void run(Frame& frame) const override;
+  std::vector<Operand*> operands() override;
+  std::vector<Result*> results() override { return {&result_}; }
+  void for_each_constant(const std::function<void(Operand&)>& change) override;
+
+ private:
+  const NumberOperator& op_;
+  std::vector<Operand> operands_;
+  Result result_;
+};
+
+/// For implementing Instruction.
+std::vector<Operand*> pointers(std::vector<Operand>& operands);
+std::vector<Result*> pointers(std::vector<Result>& results);
+void for_each_constant(
+    std::vector<Operand>& operands,
+    const std::function<void(Operand&)>& change);
+
+}  // namespace peft::graph

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// The tree of a program's weights: a torch::nn::Module for each module of the
+// Python model, with its parameters and buffers under their names. It has no
+// forward; what it adds to a Module is the place that the program reads each
+// tensor from, and by which operators.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <torch/nn/module.h>
+
+#include "graph/compiler.h"
+#include "graph/weight_table.h"
+
+namespace peft::graph {
+
+class ProgramLayer final : public torch::nn::Module {
+ public:
+  struct Member {
+    std::string name;       // "weight"
+    at::Tensor* read_from;  // where the program reads it
+    bool is_buffer;
+    std::vector<WeightRead> reads;
+  };
+
+  ProgramLayer(const std::string& type, std::shared_ptr<Weights> weights)
+      : Module(type), weights_(std::move(weights)) {}
+
+  /// The class in Python: "Linear"; "Module" of one that was never called.
+  const std::string& type() const { return name(); }
+  const std::vector<Member>& members() const { return members_; }
+
+  /// Registers the tensor of `entry`. Throws c10::Error for an impossible name.
+  void add(
+      const std::string& name,
+      const WeightEntry& entry,
+      std::uint32_t number,
+      std::vector<WeightRead> reads);
+
+ private:
+  std::shared_ptr<Weights> weights_;
+  std::vector<Member> members_;
+};
+
+/// The root of the tree. `paths` lists every module in the model's order;
+/// `numbers` every weight in the order of the signature.
+std::shared_ptr<ProgramLayer> make_layers(
+    const std::vector<std::string>& paths,
+    const WeightTable& table,
+    const std::vector<std::uint32_t>& numbers,
+    const Findings& findings,
+    const std::shared_ptr<Weights>& weights);
+
+}  // namespace peft::graph

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writes a program's archive anew: every record as it was, but for its own
+// tensors, which are written as they are now.
+#include <exception>
+#include <unordered_set>
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <caffe2/serialize/inline_container.h>
+
+#include "base/atomic_file.h"
+#include "base/text.h"
+#include "graph/json_fields.h"
+#include "graph/program.h"
+#include "peft/error.h"
+
+namespace peft::graph {
+namespace {
+
+using caffe2::serialize::PyTorchStreamWriter;
+using detail::concat;
+
+constexpr int zip_version = 6;  // what torch.export.save says
+
+// The zip writer is partly C: an exception must not pass through it.
+class ArchiveFile {
+ public:
+  explicit ArchiveFile(const std::filesystem::path& path)
+      : file_(path), writer_([this](const void* data, std::size_t size) {
+          return write(data, size);
+        }) {
+    writer_.setMinVersion(zip_version);
+  }
+
+  void record(const std::string& name, const void* data, std::size_t size) {
+    guarded([&] { writer_.writeRecord(name, data, size); });
+  }
+
+  void publish() {
+    guarded([&] { writer_.writeEndOfFile(); });
+    file_.publish();
+  }
+
+ private:
+  std::size_t write(const void* data, std::size_t size) {
+    if (failure_) {
+      return 0;
+    }
+    try {
+      file_.write(data, size);
+      return size;
+    } catch (...) {
+      failure_ = std::current_exception();
+      return 0;
+    }
+  }
+
+  template <class Work>
+  void guarded(const Work& work) {
+    try {
+      work();
+    } catch (...) {
+      if (!failure_) {
+        throw;
+      }
+    }
+    if (failure_) {
+      std::rethrow_exception(failure_);
+    }
+  }
+
+  detail::AtomicFile file_;
+  std::exception_ptr failure_;
+  PyTorchStreamWriter writer_;
+};
+
+// Writes the tensors that one config record lists, each storage once.
+class TensorWriter {
+ public:
+  TensorWriter(const Program& program, bool merged, ArchiveFile& output)
+      : program_(program), merged_(merged), output_(output) {}
+
+  /// Returns the config with the new places.
+  Json write(Json config, const std::string& folder, const char* prefix) {
+    std::map<const void*, std::string> written;
+    std::vector<at::Tensor> kept;  // so that no two share an address
+    std::size_t count = 0;
+    for (auto& [name, meta] : config.at("config").items()) {
+      if (as_flag(field(meta, "use_pickle"))) {
+        continue;
+      }
+      const at::Tensor tensor = current(name).cpu();
+      const at::Storage& storage = tensor.storage();
+      kept.push_back(tensor);
+      auto& record = written[storage.unsafeGetStorageImpl()];
+      if (record.empty()) {
+        do {
+          record = concat(prefix, count++);
+        } while (program_.parts().archive->has(folder + record) &&
+                 !replaced_.contains(folder + record));
+        output_.record(folder + record, storage.data(), storage.nbytes());
+      }
+      meta["path_name"] = record;
+      Json& place = meta["tensor_meta"];
+      place["sizes"] = numbers(tensor.sizes());
+      place["strides"] = numbers(tensor.strides());
+      place["storage_offset"] = number(tensor.storage_offset());
+    }
+    return config;
+  }
+
+  /// The records of this program's own tensors, which are written anew.
+  void replace(const Json& config, const std::string& folder) {
+    for (const auto& [name, meta] : config.at("config").items()) {
+      if (!as_flag(field(meta, "use_pickle"))) {
+        replaced_.insert(folder + as_text(field(meta, "path_name")));
+      }
+    }
+  }
+
+  bool replaces(const std::string& record) const {
+    return replaced_.contains(record);
+  }
+
+ private:
+  at::Tensor current(const std::string& name) const {
+    const WeightTable& table = program_.parts().table;
+    const std::uint32_t number = table.number(name);
+    const at::Tensor& own = table.entries()[number].tensor;
+    const at::Tensor& read = program_.weights()[number];
+    if (!merged_ || read.is_same(own)) {
+      return own.detach();
+    }
+    return read.clone().detach().contiguous();
+  }
+
+  static Json number(std::int64_t value) { return {{"as_int", value}}; }
+  static Json numbers(at::IntArrayRef values) {
+    Json list = Json::array();
+    for (const std::int64_t value : values) {
+      list.push_back(number(value));
+    }
+    return list;
+  }
+
+  const Program& program_;
+  bool merged_;
+  ArchiveFile& output_;
+  std::unordered_set<std::string> replaced_;
+};
+
+}  // namespace
+
+void save_program(
+    const Program& program,
+    const std::filesystem::path& path,
+    bool merged) {
+  if (program.dtype() != program.exported_dtype()) {
+    throw Error(
+        ErrorKind::state,
+        concat(
+            "cannot save '",
+            path.string(),
+            "': the program was exported in ",
+            c10::toString(program.exported_dtype()),
+            " and is ",
+            c10::toString(program.dtype()),
+            " now, which its graph does not say; call to(",
+            c10::toString(program.exported_dtype()),
+            ") first"));
+  }
+  const at::NoGradGuard no_grad;
+  const ProgramParts& parts = program.parts();
+  const Archive& archive = *parts.archive;
+  struct Part {
+    std::string folder;
+    const char* prefix;
+    std::string config_record;
+    Json config;
+  };
+  std::vector<Part> tensors;
+  for (const auto& [which, prefix] :
+       {std::pair("weights", "weight_"), std::pair("constants", "tensor_")}) {
+    const std::string folder = concat("data/", which, "/");
+    const std::string record =
+        concat(folder, parts.model, "_", which, "_config.json");
+    tensors.push_back(
+        {folder, prefix, record, Json::parse(archive.text(record))});
+  }
+
+  ArchiveFile output(path);
+  TensorWriter writer(program, merged, output);
+  std::set<std::string> skipped = {".data/version", ".data/serialization_id"};
+  for (const Part& part : tensors) {
+    writer.replace(part.config, part.folder);
+    skipped.insert(part.config_record);
+  }
+  for (const std::string& record : archive.records()) {
+    if (!skipped.contains(record) && !writer.replaces(record)) {
+      const Bytes bytes = archive.bytes(record);
+      output.record(record, bytes.data, bytes.size);
+    }
+  }
+  for (Part& part : tensors) {
+    const std::string text =
+        writer.write(std::move(part.config), part.folder, part.prefix).dump();
+    output.record(part.config_record, text.data(), text.size());
+  }
+  output.publish();
+}
+
+}  // namespace peft::graph

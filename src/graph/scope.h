@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the names in a graph's text mean while it is compiled.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "graph/json_fields.h"
+#include "graph/operand.h"
+
+namespace peft::graph {
+
+/// How a value came from a weight: as it is, or as its transpose.
+struct WeightOrigin {
+  std::uint32_t weight;
+  bool transposed = false;
+};
+
+/// A name's meaning.
+struct Value {
+  Operand operand;
+  std::optional<WeightOrigin> origin;
+};
+
+class Scope {
+ public:
+  /// Throws BrokenJson when the name has a meaning already.
+  void define(const std::string& name, Value value);
+  /// Throws BrokenJson when it has none (yet): a cycle, or a missing value.
+  const Value& get(const std::string& name) const;
+  /// Says that the value `name` came from a weight.
+  void set_origin(const std::string& name, WeightOrigin origin) {
+    values_.at(name).origin = origin;
+  }
+
+ private:
+  std::unordered_map<std::string, Value> values_;
+};
+
+/// The argument `json` of a node as an operand of the type `expected`, which is
+/// nullptr where no operator says what it takes. Throws BrokenJson for what
+/// does not fit or is no kind of argument that the schema knows.
+Operand read_argument(
+    const Json& json,
+    const c10::TypePtr& expected,
+    const Scope& scope);
+
+/// The operands in the argument `json`: one, or those of a list.
+std::vector<Value> read_values(const Json& json, const Scope& scope);
+
+/// The name that the result or input `json` of a graph defines; "" for none.
+std::string defined_name(const Json& json);
+
+}  // namespace peft::graph
