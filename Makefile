@@ -1,6 +1,7 @@
 # One command each; the first sets the machine up (scripts/setup).
 #
 #   make demo          build and run the examples
+#   make demo-exported a model exported by Python, fine-tuned in C++
 #   make test          build everything and run all tests
 #   make test-asan     the same under AddressSanitizer and UBSan
 #   make bench         times beside Python PEFT, as ratios
@@ -15,7 +16,7 @@ setup := .venv/.ready
 folders := $(wildcard include src cli examples benchmarks tests)
 code = $(shell find $(folders) -name '*.h' -o -name '*.cpp')
 
-.PHONY: test demo bench format check-format clean setup
+.PHONY: test demo demo-exported bench format check-format clean setup
 .PRECIOUS: build/%/build.ninja
 
 test: test-dev
@@ -28,8 +29,8 @@ $(setup): scripts/setup $(wildcard requirements/*.txt)
 build/%/build.ninja: CMakePresets.json | $(setup)
 	cmake --preset $*
 
-demo: build/dev/build.ninja
-	cmake --build --preset dev --target demo
+demo demo-exported: build/dev/build.ninja
+	cmake --build --preset dev --target $@
 
 bench: build/dev/build.ninja
 	cmake --build --preset dev --target bench

@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes examples/finetune_text/unicode_tables.inc.
+"""Writes examples/text/unicode_tables.inc.
 
-    python scripts/make_unicode_tables.py > \\
-        examples/finetune_text/unicode_tables.inc
+    python scripts/make_unicode_tables.py > examples/text/unicode_tables.inc
 
 The tables say what a BERT tokenizer does with each code point: which it
 drops, takes for white space or splits off as punctuation, and what lower-case

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The property matrix: what must hold for LoRA on every layer kind and dtype.
+// The property matrix: what must hold for LoRA on every layer kind and dtype,
+// in torch::nn modules and in exported programs.
 //
 // The oracle is plain autograd: a second layer whose weight is W + s B A,
 // computed here from the factors by the formula and not by the library.
@@ -9,6 +10,7 @@
 
 #include "hosting/adapted_weight.h"
 #include "peft/peft.h"
+#include "support/layer_host.h"
 #include "support/tiny_models.h"
 
 namespace peft_test {
@@ -26,7 +28,63 @@ struct Case {
   std::function<Tensor()> input;
   /// s B A in the shape of the weight.
   std::function<Tensor(const Tensor& A, const Tensor& B, double s)> delta;
+  /// The same layer in a program; nullptr for what is several nodes there.
+  ProgramLayerHost::AddNode add_node;
 };
+
+std::vector<std::pair<std::string, Json>> arguments_of(
+    nn::Module& layer,
+    const std::string& input) {
+  return {
+      {input, value("x")},
+      {"weight", value("p_layer_weight")},
+      {"bias",
+       layer.named_parameters(false).contains("bias") ? value("p_layer_bias")
+                                                      : none()}};
+}
+
+void add_linear_node(GraphBuilder& graph, nn::Module& layer) {
+  graph.node(
+      "torch.ops.aten.linear.default",
+      arguments_of(layer, "input"),
+      {"y"},
+      "layer,torch.nn.modules.linear.Linear");
+}
+
+void add_embedding_node(GraphBuilder& graph, nn::Module&) {
+  graph.node(
+      "torch.ops.aten.embedding.default",
+      {{"weight", value("p_layer_weight")}, {"indices", value("x")}},
+      {"y"},
+      "layer,torch.nn.modules.sparse.Embedding");
+}
+
+template <class Convolution>
+void add_convolution_node(GraphBuilder& graph, nn::Module& layer) {
+  const auto& options = layer.as<Convolution>()->options;
+  const auto list = [](const auto& expanded) {
+    return integers({expanded->begin(), expanded->end()});
+  };
+  auto arguments = arguments_of(layer, "input");
+  arguments.emplace_back("stride", list(options.stride()));
+  const bool same =
+      std::holds_alternative<torch::enumtype::kSame>(options.padding());
+  const std::string dims = std::to_string(options.stride()->size());
+  if (same) {
+    arguments.emplace_back("padding", text("same"));
+  } else {
+    using Sizes = torch::ExpandingArray<
+        std::tuple_size_v<std::decay_t<decltype(*options.stride())>>>;
+    arguments.emplace_back("padding", list(std::get<Sizes>(options.padding())));
+  }
+  arguments.emplace_back("dilation", list(options.dilation()));
+  arguments.emplace_back("groups", integer(options.groups()));
+  graph.node(
+      "torch.ops.aten.conv" + dims + (same ? "d.padding" : "d.default"),
+      arguments,
+      {"y"},
+      "layer,torch.nn.modules.conv.Conv" + dims + "d");
+}
 
 void PrintTo(const Case& c, std::ostream* out) {
   *out << c.name;
@@ -51,14 +109,16 @@ Case layer(
     std::string name,
     std::function<Holder()> make,
     std::function<Tensor()> input,
-    Tensor (*delta)(const Tensor&, const Tensor&, double)) {
+    Tensor (*delta)(const Tensor&, const Tensor&, double),
+    ProgramLayerHost::AddNode add_node = nullptr) {
   return {
       std::move(name),
       [make] { return make().ptr(); },
       [](nn::Module& m, const Tensor& x) { return m.as<Holder>()->forward(x); },
       [](nn::Module& m) -> Tensor& { return m.as<Holder>()->weight; },
       std::move(input),
-      delta};
+      delta,
+      std::move(add_node)};
 }
 
 std::function<Tensor()> normal(std::vector<int64_t> shape) {
@@ -84,42 +144,50 @@ std::vector<Case> cases() {
           "linear_2d",
           [] { return nn::Linear(7, 5); },
           normal({4, 7}),
-          matrix_delta),
+          matrix_delta,
+          add_linear_node),
       layer<nn::Linear>(
           "linear_3d_strided",
           [] { return nn::Linear(7, 5); },
           strided({2, 3, 7}),
-          matrix_delta),
+          matrix_delta,
+          add_linear_node),
       layer<nn::Linear>(
           "linear_1d",
           [] { return nn::Linear(7, 5); },
           normal({7}),
-          matrix_delta),
+          matrix_delta,
+          add_linear_node),
       layer<nn::Linear>(
           "linear_empty",
           [] { return nn::Linear(7, 5); },
           normal({0, 7}),
-          matrix_delta),
+          matrix_delta,
+          add_linear_node),
       layer<nn::Linear>(
           "linear_no_bias",
           [] { return nn::Linear(nn::LinearOptions(7, 5).bias(false)); },
           normal({4, 7}),
-          matrix_delta),
+          matrix_delta,
+          add_linear_node),
       layer<nn::Conv1d>(
           "conv1d_dilated",
           [] { return nn::Conv1d(nn::Conv1dOptions(3, 5, 3).dilation(2)); },
           normal({2, 3, 9}),
-          kernel_delta),
+          kernel_delta,
+          add_convolution_node<nn::Conv1dImpl>),
       layer<nn::Conv1d>(
           "conv1d_unbatched",
           [] { return nn::Conv1d(nn::Conv1dOptions(3, 5, 3)); },
           normal({3, 9}),
-          kernel_delta),
+          kernel_delta,
+          add_convolution_node<nn::Conv1dImpl>),
       layer<nn::Conv2d>(
           "conv2d_strided_padded",
           [] { return nn::Conv2d(conv2d(3, 4, 3).stride(2).padding(1)); },
           normal({2, 3, 7, 6}),
-          kernel_delta),
+          kernel_delta,
+          add_convolution_node<nn::Conv2dImpl>),
       layer<nn::Conv2d>(
           "conv2d_same",
           [] {
@@ -127,7 +195,8 @@ std::vector<Case> cases() {
                 conv2d(3, 4, 3).padding(torch::kSame).dilation(2));
           },
           normal({2, 3, 7, 6}),
-          kernel_delta),
+          kernel_delta,
+          add_convolution_node<nn::Conv2dImpl>),
       layer<nn::Conv2d>(
           "conv2d_reflect",
           [] {
@@ -156,22 +225,17 @@ std::vector<Case> cases() {
           "conv3d_1x1x3",
           [] { return nn::Conv3d(nn::Conv3dOptions(2, 4, {1, 1, 3})); },
           normal({2, 2, 3, 4, 5}),
-          kernel_delta),
+          kernel_delta,
+          add_convolution_node<nn::Conv3dImpl>),
       layer<nn::Embedding>(
           "embedding",
           [] { return nn::Embedding(9, 5); },
           [] { return torch::tensor({{1, 8, 1}, {0, 3, 2}}, torch::kLong); },
-          table_delta),
+          table_delta,
+          add_embedding_node),
   };
   return all;
 }
-
-// A model with one child called "layer".
-struct ParentImpl : nn::Module {
-  explicit ParentImpl(std::shared_ptr<nn::Module> child)
-      : layer(register_module("layer", std::move(child))) {}
-  std::shared_ptr<nn::Module> layer;
-};
 
 double tolerance(torch::Dtype dtype) {
   switch (dtype) {
@@ -186,24 +250,47 @@ double tolerance(torch::Dtype dtype) {
   }
 }
 
+enum class HostKind { module, program };
+
 class LayerMatrix
-    : public testing::TestWithParam<std::tuple<Case, torch::Dtype>> {
+    : public testing::TestWithParam<std::tuple<Case, torch::Dtype, HostKind>> {
  protected:
   void SetUp() override {
+    if (std::get<2>(GetParam()) == HostKind::program && !the_case().add_node) {
+      GTEST_SKIP() << "several nodes in a program";
+    }
     torch::manual_seed(3);
-    model_ = std::make_shared<ParentImpl>(the_case().make());
-    model_->to(dtype());
+    layer_ = the_case().make();
+    layer_->to(dtype());
     input_ = the_case().input();
     if (input_.is_floating_point()) {
       input_ = input_.to(dtype()).requires_grad_();
     }
+    host_ = make_host();
     base_ = weight();
+  }
+
+  // The layer, with the same values each time, in a model of its own.
+  std::unique_ptr<LayerHost> make_host() const {
+    if (std::get<2>(GetParam()) == HostKind::program) {
+      return std::make_unique<ProgramLayerHost>(
+          *layer_, input_, the_case().add_node);
+    }
+    auto layer = the_case().make();
+    layer->to(dtype());
+    for (const auto& p : layer_->named_parameters(false)) {
+      layer->named_parameters(false)[p.key()].set_data(
+          p.value().detach().clone());
+    }
+    return std::make_unique<ModuleLayerHost>(
+        layer, the_case().forward, the_case().weight);
   }
 
   const Case& the_case() const { return std::get<0>(GetParam()); }
   torch::Dtype dtype() const { return std::get<1>(GetParam()); }
-  Tensor& weight() { return the_case().weight(*model_->layer); }
-  Tensor forward() { return the_case().forward(*model_->layer, input_); }
+  nn::Module& model() { return host_->model(); }
+  Tensor& weight() { return host_->weight(); }
+  Tensor forward() { return host_->forward(input_); }
 
   static peft::LoraConfig config() {
     peft::LoraConfig config;
@@ -214,7 +301,7 @@ class LayerMatrix
   }
 
   peft::Adapters inject(const std::string& name = "default") {
-    auto adapters = peft::inject_adapter_in_model(config(), *model_, name);
+    auto adapters = peft::inject_adapter_in_model(config(), model(), name);
     randomise(adapters.parameters(name));
     return adapters;
   }
@@ -231,7 +318,7 @@ class LayerMatrix
   // The layer run on a given weight in double precision, by plain libtorch.
   Tensor run_plain(const Tensor& w, const Tensor& input) {
     auto layer = the_case().make();
-    for (const auto& p : model_->layer->named_parameters(false)) {
+    for (const auto& p : layer_->named_parameters(false)) {
       if (p.key() != "weight") {
         layer->named_parameters(false)[p.key()].set_data(
             p.value().detach().to(torch::kFloat64));
@@ -266,14 +353,15 @@ class LayerMatrix
         : input_;
   }
 
-  std::shared_ptr<ParentImpl> model_;
+  std::shared_ptr<nn::Module> layer_;  // as it was made
+  std::unique_ptr<LayerHost> host_;
   Tensor input_;
   Tensor base_;
 };
 
 TEST_P(LayerMatrix, IsTheIdentityAtBirth) {
   const Tensor before = forward();
-  peft::inject_adapter_in_model(config(), *model_);
+  peft::inject_adapter_in_model(config(), model());
   EXPECT_TRUE(torch::equal(forward(), before));
   EXPECT_TRUE(torch::equal(peft::effective_weight(weight()), base_));
 }
@@ -346,17 +434,13 @@ TEST_P(LayerMatrix, TwoAdaptersAddAndSwitch) {
 TEST_P(LayerMatrix, StateDictCarriesTheAdapterToAnotherModel) {
   inject();
   const Tensor y = forward();
-  const auto state = peft::get_peft_model_state_dict(*model_);
-  auto other = std::make_shared<ParentImpl>(the_case().make());
-  other->to(dtype());
-  for (const auto& p : model_->layer->named_parameters(false)) {
-    other->layer->named_parameters(false)[p.key()].set_data(p.value());
-  }
-  peft::inject_adapter_in_model(config(), *other);
-  const auto report = peft::set_peft_model_state_dict(*other, state);
+  const auto state = peft::get_peft_model_state_dict(model());
+  const auto other = make_host();
+  peft::inject_adapter_in_model(config(), other->model());
+  const auto report = peft::set_peft_model_state_dict(other->model(), state);
   EXPECT_TRUE(report.missing_keys.empty());
   EXPECT_TRUE(report.unexpected_keys.empty());
-  EXPECT_TRUE(torch::equal(the_case().forward(*other->layer, input_), y));
+  EXPECT_TRUE(torch::equal(other->forward(input_), y));
 }
 
 TEST_P(LayerMatrix, UnloadRestoresTheVeryTensors) {
@@ -369,18 +453,18 @@ TEST_P(LayerMatrix, UnloadRestoresTheVeryTensors) {
   EXPECT_TRUE(weight().is_same(base_));
   EXPECT_TRUE(torch::equal(base_, copy));
   EXPECT_TRUE(base_.requires_grad());
-  EXPECT_TRUE(model_->layer->children().empty());
+  EXPECT_TRUE(model().named_children()["layer"]->children().empty());
   EXPECT_TRUE(torch::equal(forward(), before));
   EXPECT_TRUE(adapters.names().empty());
 }
 
 TEST_P(LayerMatrix, FollowsTheModelToAnotherDtype) {
   auto adapters = inject();
-  model_->to(torch::kFloat64);
+  host_->to(torch::kFloat64);
   EXPECT_EQ(weight().scalar_type(), torch::kFloat64);
   const Tensor x = input_as_leaf();
   const auto copies = leaves(adapters.parameters("default"));
-  const Tensor y = the_case().forward(*model_->layer, x);
+  const Tensor y = host_->forward(x);
   EXPECT_EQ(y.scalar_type(), torch::kFloat64);
   const Tensor expected = run_plain(effective(copies), x);
   EXPECT_TRUE(torch::allclose(y, expected, 1e-10, 1e-10));
@@ -395,10 +479,13 @@ INSTANTIATE_TEST_SUITE_P(
             torch::kFloat32,
             torch::kFloat64,
             torch::kBFloat16,
-            torch::kFloat16)),
+            torch::kFloat16),
+        testing::Values(HostKind::module, HostKind::program)),
     [](const auto& test) {
+      const bool module = std::get<2>(test.param) == HostKind::module;
       return std::get<0>(test.param).name + "_" +
-          c10::toString(std::get<1>(test.param));
+          c10::toString(std::get<1>(test.param)) +
+          (module ? "_module" : "_program");
     });
 
 }  // namespace

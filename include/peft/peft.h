@@ -14,5 +14,6 @@
 #include "peft/lora_config.h"
 #include "peft/match_report.h"
 #include "peft/safetensors.h"
+#include "peft/script_module.h"
 #include "peft/state_dict.h"
 #include "peft/version.h"

@@ -38,6 +38,9 @@ struct Findings {
 using ChooseWeight = std::function<
     std::uint32_t(std::uint32_t number, const std::string& module_path)>;
 
+/// How many graphs in graphs are followed.
+constexpr std::size_t deepest_graph = 32;
+
 class Compiler {
  public:
   Compiler(
@@ -70,12 +73,18 @@ class Compiler {
   std::unique_ptr<Instruction>
   call_number_operator(const Json& node, Origin origin, Builder& builder);
   std::unique_ptr<Instruction>
+  call_python_operator(const Json& node, Origin origin, Builder& builder);
+  std::unique_ptr<Instruction>
   call_higher_order(const Json& node, Origin origin, Builder& builder);
-  void compile_block(const Json& node, const Origin& origin, Builder& builder);
-  Graph compile_called(
-      const Json& graph,
+  std::unique_ptr<Instruction>
+  compile_block(const Json& node, Origin origin, Builder& builder);
+  std::vector<Graph> compile_called(
+      const std::vector<const Json*>& graphs,
       const std::vector<Value>& inputs,
       std::size_t depth);
+  std::vector<Result> define_flat_results(
+      const Json& outputs,
+      Builder& builder);
   Graph compile_at(
       const Json& graph,
       const std::vector<Value>& inputs,

@@ -29,6 +29,10 @@ struct Operand {
   static Operand of_weight(std::uint32_t number);
   static Operand of_list(std::vector<Operand> items, c10::TypePtr item_type);
 
+  /// The constant that it is, or nullptr.
+  const c10::IValue* if_constant() const {
+    return kind == Kind::constant ? &constant : nullptr;
+  }
   /// The value in `frame`.
   c10::IValue evaluate(Frame& frame) const;
   /// Calls `see` for each operand that reads a slot, list items too.

@@ -78,30 +78,30 @@ void OperatorCall::for_each_constant(
   graph::for_each_constant(operands_, change);
 }
 
-NumberCall::NumberCall(
+FunctionCall::FunctionCall(
     Origin origin,
-    const NumberOperator& op,
+    Function function,
     std::vector<Operand> operands,
     Result result)
     : Instruction(std::move(origin)),
-      op_(op),
+      function_(function),
       operands_(std::move(operands)),
       result_(std::move(result)) {}
 
-void NumberCall::run(Frame& frame) const {
+void FunctionCall::run(Frame& frame) const {
   std::vector<c10::IValue> arguments;
   arguments.reserve(operands_.size());
   for (const Operand& operand : operands_) {
     arguments.push_back(operand.evaluate(frame));
   }
-  store(result_, op_.run(arguments), frame);
+  store(result_, function_(arguments), frame);
 }
 
-std::vector<Operand*> NumberCall::operands() {
+std::vector<Operand*> FunctionCall::operands() {
   return pointers(operands_);
 }
 
-void NumberCall::for_each_constant(
+void FunctionCall::for_each_constant(
     const std::function<void(Operand&)>& change) {
   graph::for_each_constant(operands_, change);
 }

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // A node that calls an operator: one of libtorch's or of a loaded library
-// through the dispatcher, or Python's arithmetic on sizes.
+// through the dispatcher, or a function of ours that stands for Python's.
 #pragma once
 
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include "graph/instruction.h"
-#include "graph/number_operators.h"
 
 namespace peft::graph {
 
@@ -41,11 +40,14 @@ class OperatorCall final : public Instruction {
   bool skipped_in_eval_ = false;
 };
 
-class NumberCall final : public Instruction {
+/// A C++ function on values: what no dispatcher knows.
+using Function = c10::IValue (*)(const std::vector<c10::IValue>& arguments);
+
+class FunctionCall final : public Instruction {
  public:
-  NumberCall(
+  FunctionCall(
       Origin origin,
-      const NumberOperator& op,
+      Function function,
       std::vector<Operand> operands,
       Result result);
 
@@ -55,7 +57,7 @@ class NumberCall final : public Instruction {
   void for_each_constant(const std::function<void(Operand&)>& change) override;
 
  private:
-  const NumberOperator& op_;
+  Function function_;
   std::vector<Operand> operands_;
   Result result_;
 };

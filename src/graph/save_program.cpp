@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes a program's archive anew: every record as it was, but for its own
 // tensors, which are written as they are now.
-#include <exception>
 #include <unordered_set>
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <caffe2/serialize/inline_container.h>
 
-#include "base/atomic_file.h"
+#include "base/callback_file.h"
 #include "base/text.h"
 #include "graph/json_fields.h"
 #include "graph/program.h"
@@ -22,55 +21,27 @@ using detail::concat;
 
 constexpr int zip_version = 6;  // what torch.export.save says
 
-// The zip writer is partly C: an exception must not pass through it.
+// The zip file.
 class ArchiveFile {
  public:
   explicit ArchiveFile(const std::filesystem::path& path)
       : file_(path), writer_([this](const void* data, std::size_t size) {
-          return write(data, size);
+          return file_.write(data, size);
         }) {
     writer_.setMinVersion(zip_version);
   }
 
   void record(const std::string& name, const void* data, std::size_t size) {
-    guarded([&] { writer_.writeRecord(name, data, size); });
+    file_.guard([&] { writer_.writeRecord(name, data, size); });
   }
 
   void publish() {
-    guarded([&] { writer_.writeEndOfFile(); });
+    file_.guard([&] { writer_.writeEndOfFile(); });
     file_.publish();
   }
 
  private:
-  std::size_t write(const void* data, std::size_t size) {
-    if (failure_) {
-      return 0;
-    }
-    try {
-      file_.write(data, size);
-      return size;
-    } catch (...) {
-      failure_ = std::current_exception();
-      return 0;
-    }
-  }
-
-  template <class Work>
-  void guarded(const Work& work) {
-    try {
-      work();
-    } catch (...) {
-      if (!failure_) {
-        throw;
-      }
-    }
-    if (failure_) {
-      std::rethrow_exception(failure_);
-    }
-  }
-
-  detail::AtomicFile file_;
-  std::exception_ptr failure_;
+  detail::CallbackFile file_;
   PyTorchStreamWriter writer_;
 };
 

@@ -64,6 +64,7 @@ void AdaptedTensor::shallow_copy_from(
     const c10::intrusive_ptr<c10::TensorImpl>& impl) {
   const at::Tensor data = plain(at::Tensor(impl));
   written().set_data(data);
+  weight_->move_attachments();
   if (view_.steps.empty()) {
     set_allow_tensor_metadata_change(true);
     set_sizes_and_strides(data.sizes(), data.strides());

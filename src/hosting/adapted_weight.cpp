@@ -21,7 +21,9 @@ std::int64_t effective_weights_formed() {
 }
 
 double Attachment::dropout_now() const {
-  return dropout && dropout->is_training() ? dropout->options.p() : 0.0;
+  const bool drops =
+      dropout && (is_training ? is_training() : dropout->is_training());
+  return drops ? dropout->options.p() : 0.0;
 }
 
 AdaptedWeight::AdaptedWeight(
@@ -55,6 +57,16 @@ void AdaptedWeight::detach(AdapterId adapter) {
   Attachments next = *attachments_.load();
   std::erase_if(next, [&](const auto& a) { return a->adapter == adapter; });
   attachments_.store(std::move(next));
+}
+
+void AdaptedWeight::move_attachments() const {
+  for (const auto& attachment : *attachments_.load()) {
+    for (at::Tensor tensor : attachment->parameters) {
+      const bool cast = tensor.is_floating_point() && base_.is_floating_point();
+      tensor.set_data(tensor.detach().to(
+          base_.device(), cast ? base_.scalar_type() : tensor.scalar_type()));
+    }
+  }
 }
 
 bool AdaptedWeight::has(AdapterId adapter) const {

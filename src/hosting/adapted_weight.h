@@ -7,6 +7,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 
 #include <ATen/core/Tensor.h>
@@ -27,6 +28,8 @@ struct Attachment {
   std::shared_ptr<const Method> method;
   Tensors parameters;  // in the order of the method's specs
   std::shared_ptr<torch::nn::DropoutImpl> dropout;  // none: no dropout
+  /// Whether the layer trains; not set: the dropout module knows.
+  std::function<bool()> is_training;
   std::atomic<double> scale{1.0};
 
   /// The dropout to apply now: 0 in eval mode.
@@ -77,6 +80,8 @@ class AdaptedWeight {
   at::Tensor tensor() const;
   /// The base is about to be cast: the tensor's dtype follows.
   void announce_dtype(at::ScalarType dtype) const;
+  /// Moves all adapters' tensors to the base's device, floats to its dtype.
+  void move_attachments() const;
 
  private:
   using Attachments = std::vector<std::shared_ptr<const Attachment>>;

@@ -38,6 +38,8 @@ struct HostedTensor {
   bool bare = false;
   /// Where its adapters' modules live below the layer: "" or "q_proj".
   std::string holder;
+  /// Whether the layer trains; not set: its adapters' modules know.
+  std::function<bool()> is_training;
 };
 
 /// One module of the model.
@@ -78,6 +80,10 @@ class Host {
   /// The model's identity, for telling models apart; never dereferenced.
   virtual const void* identity() const = 0;
   virtual std::string type() const = 0;
+  /// The modules that adapters live in, when nobody else keeps them.
+  virtual std::shared_ptr<torch::nn::Module> tree() const = 0;
+  /// Called before the first adapter is put into the model.
+  virtual void prepare() const = 0;
 };
 
 }  // namespace peft::detail

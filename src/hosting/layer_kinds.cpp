@@ -16,6 +16,7 @@
 #include <torch/nn/modules/rnn.h>
 
 #include "hosting/program_layers.h"
+#include "hosting/script_layer.h"
 #include "peft/layer_kinds.h"
 
 namespace peft {
@@ -234,6 +235,9 @@ std::optional<KnownLayer> know_layer(nn::Module& layer) {
   if (const auto* program_layer = as_program_layer(layer)) {
     return know_program_layer(*program_layer);
   }
+  if (const auto* script_layer = as_script_layer(layer)) {
+    return know_script_layer(*script_layer);
+  }
   {
     const std::shared_lock lock(user_kinds_mutex);
     for (const UserKind& kind : user_kinds()) {
@@ -258,6 +262,9 @@ std::optional<KnownLayer> know_layer(nn::Module& layer) {
 std::string type_name(const nn::Module& module) {
   if (const auto* program_layer = as_program_layer(module)) {
     return program_layer->type();
+  }
+  if (const auto* script_layer = as_script_layer(module)) {
+    return script_layer->type();
   }
   return short_name(c10::demangle(typeid(module).name()));
 }

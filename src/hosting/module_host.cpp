@@ -9,6 +9,7 @@
 #include "hosting/adapted_tensor.h"
 #include "hosting/adapter_modules.h"
 #include "hosting/layer_kinds.h"
+#include "hosting/script_layer.h"
 
 namespace peft::detail {
 namespace {
@@ -24,15 +25,22 @@ class MemberPlace final : public TensorPlace {
 
   at::Tensor get() const override {
     const auto layer = layer_.lock();
-    return layer ? *member_ : at::Tensor();
+    return layer && has_members(*layer) ? *member_ : at::Tensor();
   }
   void put(const at::Tensor& tensor) override {
-    if (const auto layer = layer_.lock()) {
+    const auto layer = layer_.lock();
+    if (layer && has_members(*layer)) {
       *member_ = tensor;
     }
   }
 
  private:
+  // Only a script's objects can go before their layer does.
+  static bool has_members(const nn::Module& layer) {
+    const auto* script = as_script_layer(layer);
+    return !script || script->object();
+  }
+
   std::weak_ptr<nn::Module> layer_;
   at::Tensor* member_;
 };
@@ -47,6 +55,13 @@ void add_tensors(
     const std::shared_ptr<nn::Module>& module,
     const KnownLayer& known) {
   const auto buffers = module->named_buffers(/*recurse=*/false);
+  std::function<bool()> is_training;
+  if (as_script_layer(*module)) {
+    is_training = [weak = std::weak_ptr(module)] {
+      const auto alive = weak.lock();
+      return alive && as_script_layer(*alive)->in_training();
+    };
+  }
   for (const TensorMember& member : known.members) {
     layer.tensors.push_back(
         {.name = member.name,
@@ -55,7 +70,8 @@ void add_tensors(
          .is_buffer = buffers.contains(member.name),
          .layout = member.layout,
          .bare = member.bare,
-         .holder = member.holder});
+         .holder = member.holder,
+         .is_training = is_training});
   }
 }
 
@@ -189,6 +205,18 @@ std::vector<std::pair<std::string, at::Tensor>> own_tensors(
 
 std::string ModuleHost::type() const {
   return type_name(root_);
+}
+
+std::shared_ptr<nn::Module> ModuleHost::tree() const {
+  return as_script_layer(root_)
+      ? const_cast<nn::Module&>(root_).shared_from_this()
+      : nullptr;
+}
+
+void ModuleHost::prepare() const {
+  if (const auto* script = as_script_layer(root_)) {
+    run_plainly(*script);
+  }
 }
 
 std::shared_ptr<Owner> ModuleHost::find_owner(

@@ -17,6 +17,8 @@ class ModuleHost final : public Host {
       const std::function<bool(const Owner&)>& wanted) const override;
   const void* identity() const override { return &root_; }
   std::string type() const override;
+  std::shared_ptr<torch::nn::Module> tree() const override;
+  void prepare() const override;
 
  private:
   const torch::nn::Module& root_;

@@ -3,10 +3,19 @@
 // Hosting does not know what that is.
 #pragma once
 
+#include <memory>
+
+namespace torch::nn {
+class Module;
+}
+
 namespace peft::detail {
 
 struct Owner {
   virtual ~Owner() = default;
+  /// The modules that adapters live in, where the model itself has none that
+  /// could hold them: TorchScript's.
+  std::shared_ptr<torch::nn::Module> tree;
 };
 
 }  // namespace peft::detail

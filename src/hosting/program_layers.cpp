@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hosting/program_layers.h"
 
-#include <algorithm>
 #include <set>
+
+#include "hosting/foreign_layer.h"
 
 namespace peft::detail {
 namespace {
@@ -60,41 +61,6 @@ WeightUse use_of(const std::vector<WeightRead>& reads, bool& is_read) {
   return use.value_or(WeightUse::any);
 }
 
-bool takes_adapters(const at::Tensor& weight, WeightUse use) {
-  if (!weight.is_floating_point()) {
-    return false;
-  }
-  const auto dims = weight.dim();
-  switch (use) {
-    case WeightUse::convolution:
-      return dims >= 3;
-    case WeightUse::any:
-      return dims == 2 || dims == 3;
-    default:
-      return dims == 2;
-  }
-}
-
-// "q_proj_weight" of an attention layer: its adapters live below "q_proj".
-std::string attention_holder(const std::string& name) {
-  constexpr std::string_view ending = "_weight";
-  const bool separate = name == "q_proj_weight" || name == "k_proj_weight" ||
-      name == "v_proj_weight";
-  return separate ? name.substr(0, name.size() - ending.size()) : "";
-}
-
-void know_attention(const ProgramLayer& layer, KnownLayer& known) {
-  for (const auto& member : layer.members()) {
-    TensorMember tensor{member.name, member.read_from};
-    if (member.name.ends_with("proj_weight")) {
-      tensor.layout = WeightLayout::matrix(*member.read_from);
-      tensor.holder = attention_holder(member.name);
-    }
-    known.members.push_back(std::move(tensor));
-  }
-  known.companions = {"out_proj"};
-}
-
 }  // namespace
 
 const ProgramLayer* as_program_layer(const torch::nn::Module& module) {
@@ -102,40 +68,22 @@ const ProgramLayer* as_program_layer(const torch::nn::Module& module) {
 }
 
 KnownLayer know_program_layer(const ProgramLayer& layer) {
-  KnownLayer known{.kind = layer.type()};
-  if (known.kind == "MultiheadAttention") {
-    know_attention(layer, known);
-    return known;
-  }
-  std::size_t weights = 0;
+  std::vector<ForeignMember> members;
+  bool linear = false;
   for (const auto& member : layer.members()) {
-    TensorMember tensor{member.name, member.read_from};
+    ForeignMember known{.name = member.name, .tensor = member.read_from};
     bool is_read = false;
-    const WeightUse use = use_of(member.reads, is_read);
-    if (!member.is_buffer && is_read &&
-        takes_adapters(*member.read_from, use)) {
-      tensor.layout = layout_of(
-          *member.read_from,
-          use,
-          member.reads.empty() ? 1 : member.reads.front().groups);
-      tensor.bare = use == WeightUse::any;
-      known.linear |= member.name == "weight" &&
-          (use == WeightUse::linear || use == WeightUse::linear_transposed);
-      weights += tensor.bare ? 0 : 1;
+    known.use = use_of(member.reads, is_read);
+    known.takes_adapters = is_read && !member.is_buffer;
+    if (!member.reads.empty()) {
+      known.groups = member.reads.front().groups;
     }
-    known.members.push_back(std::move(tensor));
+    linear |= known.use == WeightUse::linear;
+    members.push_back(std::move(known));
   }
-  if (weights > 1) {  // several weights of one layer keep their adapters apart
-    for (TensorMember& member : known.members) {
-      if (member.layout && !member.bare) {
-        member.holder = member.name;
-      }
-    }
-  }
-  if (known.linear && known.kind == "Module") {
-    known.kind = "Linear";  // read without its own module's call
-  }
-  return known;
+  // A module whose weight is read without a call of its own has no type.
+  const bool unnamed = layer.type() == "Module" && linear;
+  return know_foreign_layer(unnamed ? "Linear" : layer.type(), members);
 }
 
 }  // namespace peft::detail

@@ -41,6 +41,7 @@ MadeTarget make_target(PlannedTarget planned, bool trainable, AdapterId id) {
   target.attachment = std::make_shared<Attachment>();
   target.attachment->adapter = id;
   target.attachment->method = planned.method;
+  target.attachment->is_training = planned.hosted.is_training;
   for (std::size_t i = 0; i < values.size(); ++i) {
     values[i].set_requires_grad(
         trainable && !target.specs[i].is_buffer &&
@@ -121,6 +122,10 @@ void commit(
     const std::shared_ptr<ModelState>& state,
     AdapterRecord& record,
     const Host& host) {
+  if (state->adapters.empty()) {
+    host.prepare();
+    state->tree = host.tree();
+  }
   for (MadeTarget& m : made) {
     put_in_model(m, state, record);
   }

@@ -31,6 +31,7 @@ class Example:
     dtype: str = "float32"
     core: bool = False  # run_decompositions() before saving
     strict: bool = False
+    steps: int = 10  # of training
     extra: bool = False  # much like another: run by name or with --all
 
     def module(self):

@@ -5,7 +5,8 @@ Not here, because torch 2.13 does not export them in training mode: BatchNorm
 with momentum=None (its factor depends on data), while_loop that carries a
 Python number, flex_attention on the CPU (no backward), checkpoint with
 use_reentrant=True, torch.func.grad, GPT-2 after run_decompositions() (a view
-of a transposed size). Not here, because eval() cannot be what it is in Python:
+of a transposed size). A string among outputs is saved, but torch.export.load
+refuses it. Not here, because eval() cannot be what it is in Python:
 dropout that is always on, stochastic depth. Packed sequences have no stable
 sizes, and associative_scan is unrolled for one length.
 """
@@ -18,17 +19,19 @@ from exported_models_text import TEXT
 
 MODELS = {**TEXT, **MEDIA, **LAYERS, **GRAPHS}
 
-# Exported in eval mode, where attention may take other paths.
-for name in ("bert", "batch_norms", "dropouts", "transformer"):
-    MODELS[name + ".eval"] = replace(MODELS[name], training=False)
 
+def add(suffix, names, **fields):
+    for name in names:
+        MODELS[f"{name}.{suffix}"] = replace(MODELS[name], **fields)
+
+
+# Attention may take other paths in eval mode.
+add("eval", ["bert", "batch_norms", "dropouts"], training=False)
+add("eval", ["transformer"], training=False, extra=True)
 # Core ATen: functional, buffers change through outputs.
-for name in ("bert", "llama", "batch_norms", "lstm_tagger", "attention", "unet", "cond", "counters", "no_grad",
-             "mutates_input", "autocast", "sizes"):
-    MODELS[name + ".core"] = replace(MODELS[name], core=True)
-
-for name in ("llama", "convnext", "transformer", "mixtral"):
-    MODELS[name + ".bfloat16"] = replace(MODELS[name], dtype="bfloat16")
-
-for name in ("tied", "no_grad"):
-    MODELS[name + ".strict"] = replace(MODELS[name], strict=True)
+add("core", ["bert", "batch_norms", "attention", "unet", "counters", "no_grad", "mutates_input", "autocast", "sizes"],
+    core=True)
+add("core", ["llama", "lstm_tagger", "cond"], core=True, extra=True)
+add("bfloat16", ["llama", "convnext"], dtype="bfloat16")
+add("bfloat16", ["transformer", "mixtral"], dtype="bfloat16", extra=True)
+add("strict", ["tied", "no_grad"], strict=True)

@@ -81,6 +81,7 @@ class NoGrad(Layers):
             frozen = self.one(x)
             with torch.enable_grad():
                 live = self.two(frozen)
+            frozen = frozen * 2  # Python cannot load what ends with an empty block
         return self.one(x) + frozen, live
 
 
@@ -122,8 +123,8 @@ class Counters(Layers):
 class Outputs(Layers):
     def forward(self, x):
         y, z = self.one(x), self.two(x)
-        return {"pair": Pair(y, [z, (y + z,)]), "scores": Scores(y * z, [y, z]), "number": 3, "name": "x",
-                "half": 0.5, "yes": True, "ordered": collections.OrderedDict(b=y - z, a=z - y), "input": x}
+        return {"pair": Pair(y, [z, (y + z,)]), "scores": Scores(y * z, [y, z]), "number": 3, "half": 0.5,
+                "yes": True, "none": None, "ordered": collections.OrderedDict(b=y - z, a=z - y), "input": x}
 
 
 class Arguments(Layers):
@@ -210,11 +211,12 @@ def with_cache(batch, length):
     return call(torch.randn(batch, length, 8), torch.zeros(batch, length, 8))
 
 
+# In Python, control flow compiles its branches at every call.
 GRAPHS = {
-    "cond": Example(Cond, features),
-    "while_loop": Example(WhileLoop, features),
-    "scan": Example(Scan, features),
-    "map": Example(Map, features),
+    "cond": Example(Cond, features, steps=2),
+    "while_loop": Example(WhileLoop, features, steps=2),
+    "scan": Example(Scan, features, steps=2),
+    "map": Example(Map, features, steps=2),
     "vmap": Example(Vmap, features),
     "no_grad": Example(NoGrad, features),
     "autocast": Example(Autocast, features),

@@ -81,7 +81,7 @@ def wav2vec2(**fields):
 MEDIA = {
     "vit": Example(vit, images, sizes=FIXED_IMAGES),
     "clip": Example(clip, images_and_text),
-    "convnext": Example(convnext, images, on("pwconv1", "pwconv2", "dwconv"), sizes=IMAGES),
+    "convnext": Example(convnext, images, on("pwconv1", "patch_embeddings"), sizes=IMAGES),
     "resnet": Example(resnet, images, on("convolution", "classifier.1"), sizes=IMAGES),
     "swin": Example(swin, images, sizes=FIXED_IMAGES),
     "segformer": Example(segformer, images, sizes=IMAGES, extra=True),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Labelled texts to train and to test on: Debian's fortunes, or a file of the
 // user's. The split depends on the texts alone, never on a seed, so that runs
-// and languages can be compared (check_in_python.py makes the same one).
+// and languages can be compared (text_data.py makes the same one).
 #pragma once
 
 #include <cstdint>

@@ -32,15 +32,14 @@ std::string check_whole(const std::string& text) {
 
 }  // namespace
 
-void add_options(CLI::App& app, Options& options) {
+void add_options(CLI::App& app, Options& options, const char* model_help) {
   options.model = default_model();
   auto& training = options.training;
   const CLI::Validator positive(check_positive, "POSITIVE");
   app.add_option(
       "--model",
       options.model,
-      "Folder with config.json, model.safetensors and vocab.txt "
-      "of a BERT; default: $PEFT_DEMO_MODEL");
+      std::string(model_help) + "; default: $PEFT_DEMO_MODEL");
   app.add_option(
       "--data",
       options.data,
@@ -69,15 +68,16 @@ void add_options(CLI::App& app, Options& options) {
       ->capture_default_str();
   app.add_option("--threads", options.threads, "Threads; default: all cores")
       ->check(positive);
-  app.footer("Example:\n  finetune_text --epochs 2 --output my-adapter");
 }
 
-void require_model(const std::filesystem::path& folder) {
+void require_model(
+    const std::filesystem::path& folder,
+    std::initializer_list<const char*> files) {
   if (folder.empty()) {
     throw std::runtime_error(
         "no model: give --model DIR or set PEFT_DEMO_MODEL");
   }
-  for (const char* name : {"config.json", "model.safetensors", "vocab.txt"}) {
+  for (const char* name : files) {
     if (!std::filesystem::is_regular_file(folder / name)) {
       throw std::runtime_error(
           "no " + std::string(name) + " in the model folder " +

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Texts as batches of tensors, and an ordinary libtorch training loop over
-// them. It trains the parameters it is given and knows nothing of adapters.
+// them. It trains the parameters it is given and knows nothing of adapters,
+// nor what kind of model there is.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +10,6 @@
 
 #include <torch/torch.h>
 
-#include "bert.h"
 #include "text_data.h"
 #include "word_piece.h"
 
@@ -39,6 +39,14 @@ class TextSet {
   std::int64_t pad_;
 };
 
+/// What the loop needs to know of a model: two functions.
+struct TextModel {
+  /// Logits [B, C].
+  std::function<torch::Tensor(const Batch&)> forward;
+  /// Switches dropout on (true) or off.
+  std::function<void(bool on)> train;
+};
+
 struct TrainingOptions {
   std::int64_t epochs = 1;
   std::int64_t batch_size = 32;
@@ -54,14 +62,14 @@ std::int64_t step_count(const TextSet& texts, const TrainingOptions& options);
 /// Cross entropy, AdamW. The model is left in training mode. Throws
 /// std::runtime_error when the loss is no longer a number.
 void train(
-    TextClassifier& model,
+    const TextModel& model,
     const std::vector<torch::Tensor>& parameters,
     const TextSet& texts,
     const TrainingOptions& options,
     const StepDone& step_done);
 
 /// Logits [N, C] of all texts, in order. The model is left in eval mode.
-torch::Tensor predict(TextClassifier& model, const TextSet& texts);
+torch::Tensor predict(const TextModel& model, const TextSet& texts);
 
 /// The share of texts whose largest logit is that of their label.
 double accuracy(const torch::Tensor& logits, const TextSet& texts);

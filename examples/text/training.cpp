@@ -58,20 +58,20 @@ std::int64_t step_count(const TextSet& texts, const TrainingOptions& options) {
 }
 
 void train(
-    TextClassifier& model,
+    const TextModel& model,
     const std::vector<torch::Tensor>& parameters,
     const TextSet& texts,
     const TrainingOptions& options,
     const StepDone& step_done) {
   auto generator = at::make_generator<at::CPUGeneratorImpl>(options.seed);
   torch::optim::AdamW optimizer(parameters, options.learning_rate);
-  model->train();
+  model.train(true);
   for (std::int64_t epoch = 0; epoch < options.epochs; ++epoch) {
     const auto order = torch::randperm(texts.size(), generator, torch::kInt64);
     for (const auto& numbers : order.split(options.batch_size)) {
       const auto batch = texts.batch(numbers);
       optimizer.zero_grad();
-      const auto logits = model(batch.input_ids, batch.attention_mask);
+      const auto logits = model.forward(batch);
       const auto loss =
           torch::nn::functional::cross_entropy(logits, batch.labels);
       const auto value = loss.item<double>();
@@ -86,14 +86,14 @@ void train(
   }
 }
 
-torch::Tensor predict(TextClassifier& model, const TextSet& texts) {
+torch::Tensor predict(const TextModel& model, const TextSet& texts) {
   const torch::NoGradGuard no_grad;
-  model->eval();
+  model.train(false);
   std::vector<torch::Tensor> logits;
   for (const auto& numbers :
        torch::arange(texts.size()).split(test_batch_size)) {
     const auto batch = texts.batch(numbers);
-    logits.push_back(model(batch.input_ids, batch.attention_mask));
+    logits.push_back(model.forward(batch));
   }
   return torch::cat(logits);
 }

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+// TorchScript models as hosts. The oracle is the same arithmetic written in
+// plain libtorch on the effective weights.
+#include <fstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/script.h>
+#include <torch/torch.h>
+
+#include "peft/peft.h"
+#include "support/error_of.h"
+#include "support/temp_folder.h"
+
+namespace peft_test {
+namespace {
+
+using testing::HasSubstr;
+using torch::Tensor;
+
+// Two linear layers of one type, as a script would have them.
+class Scripts : public testing::Test {
+ protected:
+  Scripts() {
+    torch::manual_seed(4);
+    const auto unit = model_._ivalue()->compilation_unit();
+    auto linear = [&](int64_t in, int64_t out) {
+      torch::jit::Module layer(
+          "__torch__.torch.nn.modules.linear.Linear",
+          unit,
+          /*shouldMangle=*/true);
+      layer.register_parameter("weight", torch::randn({out, in}), false);
+      layer.register_parameter("bias", torch::randn({out}), false);
+      layer.register_attribute("training", c10::BoolType::get(), true);
+      layer.define(
+          "def forward(self, x):\n"
+          "  return torch.linear(x, self.weight, self.bias)\n");
+      return layer;
+    };
+    model_.register_module("up", linear(4, 6));
+    model_.register_module("down", linear(6, 3));
+    model_.register_attribute("training", c10::BoolType::get(), true);
+    model_.define(
+        "def forward(self, x):\n"
+        "  return self.down.forward(torch.tanh(self.up.forward(x)))\n");
+  }
+
+  static peft::LoraConfig config() {
+    peft::LoraConfig config;
+    config.r = 2;
+    config.lora_alpha = 3;
+    config.target_modules = "all-linear";
+    config.init_lora_weights = false;
+    return config;
+  }
+
+  Tensor forward(const Tensor& x) { return model_.forward({x}).toTensor(); }
+
+  // The same in plain libtorch, with W + s B A in the place of W.
+  Tensor expected(const Tensor& x, const std::vector<Tensor>& factors) {
+    const auto weight = [&](const char* layer, std::size_t i) {
+      const Tensor w = peft::base_weight(
+          model_.attr(layer).toModule().attr("weight").toTensor());
+      return w.detach() + 1.5 * factors[i + 1].mm(factors[i]);
+    };
+    const auto bias = [&](const char* layer) {
+      return model_.attr(layer).toModule().attr("bias").toTensor().detach();
+    };
+    const Tensor h = torch::tanh(torch::linear(x, weight("up", 0), bias("up")));
+    return torch::linear(h, weight("down", 2), bias("down"));
+  }
+
+  void expect_right_gradients(const peft::Adapters& adapters) {
+    const Tensor x = torch::randn({5, 4});
+    const auto factors = adapters.parameters("default");
+    std::vector<Tensor> copies;
+    for (const Tensor& factor : factors) {
+      copies.push_back(factor.detach().clone().requires_grad_());
+      factor.mutable_grad() = Tensor();
+    }
+    for (int i = 0; i < 3; ++i) {  // the profiling executor changes its mind
+      forward(x).pow(2).sum().backward();
+      expected(x, copies).pow(2).sum().backward();
+    }
+    ASSERT_EQ(factors.size(), 4);
+    for (std::size_t i = 0; i < factors.size(); ++i) {
+      ASSERT_TRUE(factors[i].grad().defined()) << i;
+      EXPECT_TRUE(
+          torch::allclose(factors[i].grad(), copies[i].grad(), 1e-4, 1e-4))
+          << i;
+    }
+  }
+
+  torch::jit::Module model_{"M"};
+};
+
+TEST_F(Scripts, AreAdaptedInPlace) {
+  const Tensor x = torch::randn({5, 4});
+  const Tensor before = forward(x);
+  auto adapters = peft::inject_adapter_in_model(config(), model_);
+  EXPECT_TRUE(torch::allclose(
+      forward(x), expected(x, adapters.parameters("default")), 1e-5, 1e-6));
+  peft::enable_adapters(model_, false);
+  EXPECT_TRUE(torch::equal(forward(x), before));
+  peft::enable_adapters(model_, true);
+  EXPECT_EQ(peft::adapters_of(model_).names().size(), 1);
+  peft::unload(model_);
+  EXPECT_TRUE(torch::equal(forward(x), before));
+  EXPECT_FALSE(
+      peft::is_adapted(model_.attr("up").toModule().attr("weight").toTensor()));
+}
+
+TEST_F(Scripts, GiveEveryAdapterItsGradient) {
+  for (int i = 0; i < 3; ++i) {
+    forward(torch::randn({5, 4}));  // optimised before adapters come
+  }
+  auto adapters = peft::inject_adapter_in_model(config(), model_);
+  expect_right_gradients(adapters);
+  for (const char* layer : {"up", "down"}) {  // a bias that trains beside it
+    model_.attr(layer).toModule().attr("bias").toTensor().requires_grad_();
+  }
+  expect_right_gradients(adapters);
+}
+
+TEST_F(Scripts, FollowTrainAndEval) {
+  auto with_dropout = config();
+  with_dropout.lora_dropout = 0.5;
+  peft::inject_adapter_in_model(with_dropout, model_);
+  const Tensor x = torch::randn({5, 4});
+  model_.eval();
+  EXPECT_TRUE(torch::equal(forward(x), forward(x)));
+  model_.train();
+  EXPECT_FALSE(torch::equal(forward(x), forward(x)));
+}
+
+TEST_F(Scripts, MoveWithTheirAdapters) {
+  auto adapters = peft::inject_adapter_in_model(config(), model_);
+  const Tensor x = torch::randn({5, 4});
+  const Tensor y = forward(x);
+  model_.to(torch::kDouble);
+  EXPECT_EQ(adapters.parameters("default")[0].scalar_type(), torch::kDouble);
+  EXPECT_TRUE(torch::allclose(
+      forward(x.to(torch::kDouble)), y.to(torch::kDouble), 1e-4, 1e-5));
+}
+
+TEST_F(Scripts, AdaptersGoThroughFilesAndTwoOfThemSwitch) {
+  const TempFolder folder;
+  peft::inject_adapter_in_model(config(), model_);
+  const Tensor x = torch::randn({5, 4});
+  const Tensor first = forward(x);
+  peft::save_pretrained(model_, folder.path());
+  peft::load_adapter(model_, folder.path(), "again");
+  EXPECT_TRUE(torch::equal(forward(x), first));
+  peft::inject_adapter_in_model(config(), model_, "other");
+  EXPECT_FALSE(torch::allclose(forward(x), first));
+  peft::set_adapter(model_, "again");
+  EXPECT_TRUE(torch::equal(forward(x), first));
+  peft::delete_adapter(model_, "other");
+  EXPECT_EQ(peft::adapters_of(model_).names().size(), 2);
+}
+
+TEST_F(Scripts, AreSavedPlainOrMerged) {
+  const TempFolder folder;
+  const Tensor x = torch::randn({5, 4});
+  const Tensor before = forward(x);
+  peft::inject_adapter_in_model(config(), model_);
+  const Tensor after = forward(x);
+  EXPECT_ANY_THROW(model_.save((folder / "adapted.pt").string()));
+  peft::save_script(model_, folder / "plain.pt");
+  peft::save_merged(model_, folder / "merged.pt");
+  EXPECT_TRUE(torch::equal(forward(x), after));
+  auto plain = torch::jit::load((folder / "plain.pt").string());
+  auto merged = torch::jit::load((folder / "merged.pt").string());
+  EXPECT_TRUE(torch::equal(plain.forward({x}).toTensor(), before));
+  EXPECT_TRUE(
+      torch::allclose(merged.forward({x}).toTensor(), after, 1e-5, 1e-6));
+  EXPECT_THAT(
+      error_of(
+          peft::ErrorKind::file,
+          [&] { peft::save_merged(model_, folder / "no" / "such.pt"); }),
+      HasSubstr("No such file"));
+  EXPECT_TRUE(torch::equal(forward(x), after));
+}
+
+TEST_F(Scripts, FrozenOnesAreRefused) {
+  model_.eval();
+  auto frozen = torch::jit::freeze(model_);
+  EXPECT_THAT(
+      error_of(
+          peft::ErrorKind::unsupported,
+          [&] { peft::inject_adapter_in_model(config(), frozen); }),
+      HasSubstr("freeze"));
+}
+
+TEST_F(Scripts, HandlesMayOutliveThem) {
+  auto adapters = peft::inject_adapter_in_model(config(), model_);
+  model_ = torch::jit::Module("Empty");
+  adapters.set_scale("default", 2);
+  adapters.unload();
+}
+
+}  // namespace
+}  // namespace peft_test
