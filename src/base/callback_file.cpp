@@ -4,16 +4,14 @@
 namespace peft::detail {
 
 std::size_t CallbackFile::write(const void* data, std::size_t size) noexcept {
-  if (failure_) {
-    return 0;
-  }
   try {
-    file_.write(data, size);
-    return size;
+    if (!failure_) {
+      file_.write(data, size);
+    }
   } catch (...) {
     failure_ = std::current_exception();
-    return 0;
   }
+  return size;
 }
 
 void CallbackFile::raise_if_failed() const {

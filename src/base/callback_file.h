@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // An AtomicFile for libraries that write through a callback which no exception
-// may pass: a failure is kept and thrown when the library has returned.
+// may pass: a failure is kept and thrown when the library has returned. The
+// library itself never hears of it, as libtorch's zip writer ends the program
+// when it is destroyed after a failed write.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +17,7 @@ class CallbackFile {
  public:
   explicit CallbackFile(const std::filesystem::path& path) : file_(path) {}
 
-  /// What the library calls: how many bytes were written, 0 after a failure.
+  /// What the library calls. Always answers `size`.
   std::size_t write(const void* data, std::size_t size) noexcept;
 
   /// Runs `work`, which lets the library write. Throws what write() met, or

@@ -18,7 +18,7 @@ const char* hint(int error_number) {
   switch (error_number) {
     case ENOENT:
     case ENOTDIR:
-      return "check the path, or create the folder first";
+      return "check the path and its folders";
     case EACCES:
     case EPERM:
       return "check the permissions of the file and its folders";

@@ -66,10 +66,8 @@ Archive::Archive(const std::filesystem::path& path)
     reader_ = std::make_unique<caffe2::serialize::PyTorchStreamReader>(
         std::make_shared<MappedInput>(file_));
     records_ = reader_->getAllRecords();
-  } catch (const std::exception& error) {
-    broken(
-        path,
-        concat("not a sound zip archive", not_one, ": ", first_line(error)));
+  } catch (const c10::Error&) {  // whose text speaks of checkpoints
+    broken(path, concat("not a sound and complete zip archive", not_one));
   }
   if (!has("archive_format") || text("archive_format") != "pt2") {
     const bool script = has("constants.pkl") || has("data.pkl");

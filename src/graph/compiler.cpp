@@ -33,6 +33,17 @@ std::optional<c10::OperatorHandle> find_operator(const std::string& target) {
        overload});
 }
 
+bool keeps_the_layout(const std::string& op) {
+  static const std::set<std::string> ops = {
+      "aten::to",
+      "aten::_to_copy",
+      "aten::detach",
+      "aten::alias",
+      "aten::contiguous",
+      "aten::clone"};
+  return ops.contains(op);
+}
+
 bool swaps_the_two_dimensions(
     const std::string& op,
     const std::vector<Operand>& operands) {
@@ -112,7 +123,7 @@ void Compiler::compile_nodes(const Json& nodes, Builder& builder) {
       // What follows is not to blame for missing this node's results.
       for (const std::string& name : flat_names(field(node, "outputs"))) {
         if (!name.empty()) {
-          builder.scope.define(name, {});
+          builder.scope.define_if_new(name, {});
         }
       }
     }
@@ -216,6 +227,30 @@ void Compiler::note_read(
   findings_.reads.push_back(std::move(read));
 }
 
+// The transpose of a weight, or a cast of it, is still that weight.
+void Compiler::follow_weight(
+    const c10::FunctionSchema& schema,
+    const Json& node,
+    const std::vector<Operand>& operands,
+    Builder& builder) {
+  const Json& outputs = list_field(node, "outputs");
+  const bool turns = swaps_the_two_dimensions(schema.name(), operands);
+  if (outputs.size() != 1 || (!turns && !keeps_the_layout(schema.name()))) {
+    return;
+  }
+  const auto given = read_values(
+      field(list_field(node, "inputs").at(0), "arg"), builder.scope);
+  if (given.size() != 1 || !given[0].origin) {
+    return;
+  }
+  WeightOrigin origin = *given[0].origin;
+  origin.transposed ^= turns;
+  if (operands[0].kind == Operand::Kind::weight) {
+    origin.weight = operands[0].index;
+  }
+  builder.scope.set_origin(defined_name(outputs[0]), origin);
+}
+
 std::unique_ptr<Instruction>
 Compiler::call_operator(const Json& node, Origin origin, Builder& builder) {
   const auto op = find_operator(origin.target);
@@ -236,21 +271,7 @@ Compiler::call_operator(const Json& node, Origin origin, Builder& builder) {
   }
   auto results = define_results(outputs, builder);
 
-  // The transpose of a weight is still that weight.
-  if (results.size() == 1 && operands.size() > 0 &&
-      swaps_the_two_dimensions(schema.name(), operands)) {
-    const auto given = read_values(
-        field(list_field(node, "inputs").at(0), "arg"), builder.scope);
-    if (given.size() == 1 && given[0].origin) {
-      WeightOrigin turned = *given[0].origin;
-      turned.transposed = !turned.transposed;
-      if (operands[0].kind == Operand::Kind::weight) {
-        turned.weight = operands[0].index;
-      }
-      builder.scope.set_origin(defined_name(outputs[0]), turned);
-    }
-  }
-
+  follow_weight(schema, node, operands, builder);
   const ModeArguments mode = find_mode(schema, operands);
   findings_.has_training_mode |= mode.has_training_mode;
   findings_.has_eval_mode |= mode.has_eval_mode;

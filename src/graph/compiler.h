@@ -95,6 +95,11 @@ class Compiler {
       const c10::FunctionSchema& schema,
       const Origin& origin,
       const Scope& scope);
+  void follow_weight(
+      const c10::FunctionSchema& schema,
+      const Json& node,
+      const std::vector<Operand>& operands,
+      Builder& builder);
   void note_read(
       const c10::FunctionSchema& schema,
       std::size_t argument,

@@ -104,8 +104,10 @@ void InputCheck::check(
           i,
           ", where the program takes ",
           *wanted,
-          sizes_[i]->is_fixed() ? std::string(", as exported")
-                                : concat(" (", sizes_[i]->text(), ")")));
+          sizes_[i]->is_fixed()
+              ? std::string(
+                    " (dynamic_shapes of torch.export.export lets it vary)")
+              : concat(" (", sizes_[i]->text(), ")")));
     }
     const auto range =
         sizes_[i]->is_symbol() ? ranges.find(sizes_[i]->text()) : ranges.end();

@@ -4,6 +4,7 @@
 
 #include "base/open_file.h"
 #include "base/text.h"
+#include "base/warning.h"
 #include "graph/program.h"
 
 namespace peft::graph {
@@ -73,6 +74,7 @@ class Loader {
     compile(field(module, "graph"), parts);
     read_calling(field(module, "module_call_graph"), parts);
     read_checks(field(module, "graph"), parts);
+    warn_of_unread_inputs(field(module, "graph"), parts.signature);
     return std::make_shared<Program>(std::move(parts));
   }
 
@@ -117,7 +119,12 @@ class Loader {
         },
         parts.findings,
         foreign_);
-    parts.graph = compiler.compile(graph, input_values(parts.signature));
+    try {
+      parts.graph = compiler.compile(graph, input_values(parts.signature));
+    } catch (const BrokenJson&) {
+      foreign_.raise_if_any();  // what came first is to blame
+      throw;
+    }
     foreign_.raise_if_any();
     if (parts.graph.outputs.size() != parts.signature.outputs.size()) {
       throw BrokenJson(
@@ -199,6 +206,50 @@ class Loader {
       }
       if (const Json* most = optional_field(range, "max_val")) {
         read.most = as_integer(*most);
+      }
+    }
+  }
+
+  // Given one tensor object for two inputs, torch.export takes one of them for
+  // both, and nothing but wrong results tells.
+  void warn_of_unread_inputs(const Json& graph, const Signature& signature)
+      const {
+    std::set<std::string> read;
+    const auto see = [&](const Json& argument) {
+      const auto [tag, value] = as_union(argument);
+      if (tag == "as_tensor") {
+        read.insert(as_text(field(*value, "name")));
+      } else if (tag == "as_tensors") {
+        for (const Json& item : *value) {
+          read.insert(as_text(field(item, "name")));
+        }
+      } else if (tag == "as_optional_tensors") {
+        for (const Json& item : *value) {
+          read.insert(defined_name(item));
+        }
+      }
+    };
+    for (const Json& node : field(graph, "nodes")) {
+      const std::string& target = as_text(field(node, "target"));
+      if (target.find(".sym_") == std::string::npos) {
+        for (const Json& input : field(node, "inputs")) {
+          see(field(input, "arg"));
+        }
+      }
+    }
+    for (const Json& output : field(graph, "outputs")) {
+      see(output);
+    }
+    for (const Input& input : signature.inputs) {
+      if (input.kind == Input::Kind::user && input.is_tensor &&
+          !read.contains(input.name)) {
+        detail::warn(concat(
+            "'",
+            archive_->path().string(),
+            "': no operator reads the values of input '",
+            input.name,
+            "'. If the model does, torch.export.export was given one tensor "
+            "for two inputs; give it a tensor for each"));
       }
     }
   }

@@ -230,8 +230,13 @@ void Program::to(
   for (const auto& tensor : layers_->buffers()) {
     move(tensor);
   }
-  for (const WeightEntry& entry : parts_.table.entries()) {
-    move(entry.tensor);
+  for (std::uint32_t i = 0; i < weights_->size(); ++i) {
+    const at::Tensor& own = parts_.table.entries()[i].tensor;
+    move(own);
+    at::Tensor& read = (*weights_)[i];
+    if (!read.is_same(own)) {
+      read.set_data(own);  // what stands in its place moves with it
+    }
   }
   const auto change = [&](Operand& operand) {
     if (device && operand.constant.isDevice()) {

@@ -10,6 +10,7 @@
 #include "base/callback_file.h"
 #include "base/text.h"
 #include "graph/json_fields.h"
+#include "graph/node_text.h"
 #include "graph/program.h"
 #include "peft/error.h"
 
@@ -43,6 +44,67 @@ class ArchiveFile {
  private:
   detail::CallbackFile file_;
   PyTorchStreamWriter writer_;
+};
+
+// Tied weights have one name in the graph wherever they are read. When one of
+// them is merged and the others are not, each reader must name its own.
+class ReaderNames {
+ public:
+  ReaderNames(const Program& program, bool merged)
+      : table_(program.parts().table) {
+    for (const Input& input : program.parts().signature.inputs) {
+      if (input.kind == Input::Kind::weight) {
+        numbers_[input.name] = input.weight;
+        names_[input.weight] = input.name;
+        const bool changed = merged &&
+            !program.weights()[input.weight].is_same(
+                table_.entries()[input.weight].tensor);
+        changed_ |= changed;
+      }
+    }
+  }
+
+  /// The program's text, with the names changed where they must be.
+  std::string apply(std::string text) const {
+    if (!changed_) {
+      return text;
+    }
+    Json model = Json::parse(text);
+    bool renamed = false;
+    for (Json& node : model["graph_module"]["graph"]["nodes"]) {
+      const std::string path = calling_module(node).first;
+      for (Json& input : node["inputs"]) {
+        Json& argument = input["arg"];
+        if (argument.contains("as_tensor")) {
+          renamed |= rename(argument["as_tensor"], path);
+        } else if (argument.contains("as_tensors")) {
+          for (Json& item : argument["as_tensors"]) {
+            renamed |= rename(item, path);
+          }
+        }
+      }
+    }
+    return renamed ? model.dump() : text;
+  }
+
+ private:
+  bool rename(Json& tensor, const std::string& path) const {
+    const auto found = numbers_.find(as_text(field(tensor, "name")));
+    if (found == numbers_.end()) {
+      return false;
+    }
+    const auto own = names_.find(table_.choose(found->second, path));
+    if (own == names_.end() || own->second == found->first) {
+      return false;
+    }
+    tensor["name"] = own->second;
+    return true;
+  }
+
+  const WeightTable& table_;
+  std::map<std::string, std::uint32_t> numbers_;
+  std::map<std::uint32_t, std::string> names_;
+  bool changed_ = false;
 };
 
 // Writes the tensors that one config record lists, each storage once.
@@ -159,6 +221,8 @@ void save_program(
         {folder, prefix, record, Json::parse(archive.text(record))});
   }
 
+  const std::string model_record = concat("models/", parts.model, ".json");
+  const ReaderNames names(program, merged);
   ArchiveFile output(path);
   TensorWriter writer(program, merged, output);
   std::set<std::string> skipped = {".data/version", ".data/serialization_id"};
@@ -167,7 +231,10 @@ void save_program(
     skipped.insert(part.config_record);
   }
   for (const std::string& record : archive.records()) {
-    if (!skipped.contains(record) && !writer.replaces(record)) {
+    if (record == model_record) {
+      const std::string text = names.apply(archive.text(record));
+      output.record(record, text.data(), text.size());
+    } else if (!skipped.contains(record) && !writer.replaces(record)) {
       const Bytes bytes = archive.bytes(record);
       output.record(record, bytes.data, bytes.size);
     }

@@ -28,6 +28,10 @@ class Scope {
  public:
   /// Throws BrokenJson when the name has a meaning already.
   void define(const std::string& name, Value value);
+  /// Does nothing when the name has a meaning already.
+  void define_if_new(const std::string& name, Value value) {
+    values_.emplace(name, std::move(value));
+  }
   /// Throws BrokenJson when it has none (yet): a cycle, or a missing value.
   const Value& get(const std::string& name) const;
   /// Says that the value `name` came from a weight.

@@ -51,7 +51,10 @@ class SignatureReader {
             .constant = read_argument(argument, nullptr, {}).constant,
             .is_argument = true};
       }
-      return {.kind = Input::Kind::user, .name = name};
+      return {
+          .kind = Input::Kind::user,
+          .name = name,
+          .is_tensor = argument.contains("as_tensor")};
     }
     if (tag == "parameter") {
       return weight(spec, "parameter_name", Role::parameter);

@@ -23,6 +23,7 @@ struct Input {
   c10::IValue constant;      // what export fixed, or a torchbind object
   /// Export fixed this argument of forward.
   bool is_argument = false;
+  bool is_tensor = false;  // of a user's input
 };
 
 struct Output {

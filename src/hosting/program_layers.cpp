@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hosting/program_layers.h"
 
+#include <algorithm>
 #include <set>
 
 #include "hosting/foreign_layer.h"
@@ -40,25 +41,51 @@ WeightUse use_of(const WeightRead& read) {
   return is_convolution(read) ? WeightUse::convolution : WeightUse::any;
 }
 
-// Whether the transposition itself is the reading operator.
-bool only_turns(const WeightRead& read) {
-  static const std::set<std::string> turns = {
-      "aten::t", "aten::transpose", "aten::permute", "aten::numpy_T"};
-  return turns.contains(read.op);
+// Whether the reading operator only turns or casts the weight for another.
+bool only_passes(const WeightRead& read) {
+  static const std::set<std::string> passes = {
+      "aten::t",
+      "aten::transpose",
+      "aten::permute",
+      "aten::numpy_T",
+      "aten::to",
+      "aten::_to_copy",
+      "aten::detach",
+      "aten::alias",
+      "aten::contiguous",
+      "aten::clone"};
+  return passes.contains(read.op);
 }
 
 // What all readers agree on.
 WeightUse use_of(const std::vector<WeightRead>& reads, bool& is_read) {
   std::optional<WeightUse> use;
   for (const WeightRead& read : reads) {
-    if (only_turns(read)) {
-      continue;  // what reads the transpose is in the list too
+    if (only_passes(read)) {
+      continue;  // what reads the result is in the list too
     }
     const WeightUse next = use_of(read);
     use = !use || *use == next ? next : WeightUse::any;
   }
   is_read = use.has_value();
   return use.value_or(WeightUse::any);
+}
+
+// A matrix that forward never reads, in a module that it never calls: most
+// likely a linear layer whose result the exported forward leaves out. Adapters
+// on it have no effect, but adapters that were trained with it can be loaded.
+bool may_be_linear(
+    const ProgramLayer& layer,
+    const ProgramLayer::Member& member) {
+  return layer.type() == "Module" && member.name == "weight" &&
+      member.reads.empty() && member.read_from->dim() == 2;
+}
+
+bool has_bias(const ProgramLayer& layer) {
+  const auto& members = layer.members();
+  return std::any_of(members.begin(), members.end(), [](const auto& member) {
+    return member.name == "bias";
+  });
 }
 
 }  // namespace
@@ -75,15 +102,23 @@ KnownLayer know_program_layer(const ProgramLayer& layer) {
     bool is_read = false;
     known.use = use_of(member.reads, is_read);
     known.takes_adapters = is_read && !member.is_buffer;
+    linear |= is_read && known.use == WeightUse::linear;
+    if (may_be_linear(layer, member)) {
+      known.use = WeightUse::linear;
+      known.takes_adapters = true;
+      linear |= has_bias(layer);
+    }
     if (!member.reads.empty()) {
       known.groups = member.reads.front().groups;
     }
-    linear |= known.use == WeightUse::linear;
     members.push_back(std::move(known));
   }
   // A module whose weight is read without a call of its own has no type.
-  const bool unnamed = layer.type() == "Module" && linear;
-  return know_foreign_layer(unnamed ? "Linear" : layer.type(), members);
+  const bool unnamed = layer.type() == "Module";
+  KnownLayer known =
+      know_foreign_layer(unnamed && linear ? "Linear" : layer.type(), members);
+  known.linear &= linear || !unnamed;
+  return known;
 }
 
 }  // namespace peft::detail

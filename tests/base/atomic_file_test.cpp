@@ -152,7 +152,7 @@ TEST(AtomicFileTest, NeedsTheFolder) {
       AllOf(
           HasSubstr("cannot write '" + (folder / "none/a").string() + "': "),
           HasSubstr("No such file or directory"),
-          HasSubstr("create the folder first")));
+          HasSubstr("check the path and its folders")));
   EXPECT_THAT(folder.names(), IsEmpty());
 }
 

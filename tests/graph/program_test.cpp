@@ -199,7 +199,8 @@ TEST_F(Programs, RunBlocksBranchesLoopsAndScans) {
   less.output(value("r"));
   GraphBuilder small;
   small.input("a")
-      .node(aten + "sum.default", {{"self", value("a")}}, {"s"})
+      .node(aten + "abs.default", {{"self", value("a")}}, {"size"})
+      .node(aten + "sum.default", {{"self", value("size")}}, {"s"})
       .node(
           aten + "lt.Scalar",
           {{"self", value("s")}, {"other", integer(100)}},
@@ -451,6 +452,20 @@ TEST_F(Programs, TakeAdaptersAndSaveThemMerged) {
   EXPECT_TRUE(torch::equal(program.forward({x})[0], before));
   EXPECT_TRUE(program.named_parameters()["layer.weight"].is_same(base));
   EXPECT_TRUE(torch::equal(base, copy));
+}
+
+TEST_F(Programs, WarnOfAnInputThatNothingReads) {
+  auto builder = linear_and_dropout();
+  builder.input("mask", at::kFloat, {"s0"});
+  builder.graph.size_node(
+      aten + "sym_size.int",
+      {{"self", value("mask")}, {"dim", integer(0)}},
+      "rows");
+  const CollectWarnings warnings;
+  load(builder);
+  EXPECT_THAT(
+      warnings.all(),
+      AllOf(HasSubstr("'mask'"), HasSubstr("a tensor for each")));
 }
 
 TEST_F(Programs, TiedWeightsAreAdaptedWhereTargeted) {

@@ -40,7 +40,9 @@ def described(value, numbers=None):
         return {k: described(v, numbers) for k, v in value.items()}
     if isinstance(value, (int, float, str, type(None))):
         return value
-    parts, _ = pytree.tree_flatten(value, is_leaf=lambda x: x is not value)  # such as a cache
+    parts, spec = pytree.tree_flatten(value, is_leaf=lambda x: x is not value)  # such as a cache
+    if isinstance(spec.context, list) and len(spec.context) == len(parts):
+        return {k: described(v, numbers) for k, v in zip(spec.context, parts)}
     return [described(v, numbers) for v in parts]
 
 

@@ -236,6 +236,7 @@ def check_config(ours, theirs):
         for field in ("target_modules", "exclude_modules", "modules_to_save"):
             if isinstance(config[field], list):
                 config[field] = sorted(config[field])
+        config["target_parameters"] = config["target_parameters"] or None  # an empty list says no more
     assert ours == theirs, {k: (ours.get(k), theirs.get(k)) for k in {*ours, *theirs} if ours.get(k) != theirs.get(k)}
 
 
