@@ -2,6 +2,7 @@
 #include "hosting/adapted_tensor.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/allclose.h>
 
 #include "hosting/dispatch_key.h"
 
@@ -60,10 +61,29 @@ c10::Device AdaptedTensor::device_custom() const {
   return weight_->base().device();
 }
 
+// weight.set_data(weight.to(...)) is how TorchScript moves a module; what it
+// computes from an adapted weight is the effective one, but the base is meant.
+bool AdaptedTensor::is_moved_reading(const at::Tensor& data) const {
+  const at::NoGradGuard no_grad;
+  const at::Tensor reading = read();
+  return reading.sizes() == data.sizes() &&
+      at::allclose(
+             reading.to(data.device(), data.scalar_type()),
+             data,
+             /*rtol=*/0,
+             /*atol=*/0,
+             /*equal_nan=*/true);
+}
+
 void AdaptedTensor::shallow_copy_from(
     const c10::intrusive_ptr<c10::TensorImpl>& impl) {
   const at::Tensor data = plain(at::Tensor(impl));
-  written().set_data(data);
+  at::Tensor base = written();
+  if (is_moved_reading(data)) {
+    base.set_data(base.detach().to(data.device(), data.scalar_type()));
+  } else {
+    base.set_data(data);
+  }
   weight_->move_attachments();
   if (view_.steps.empty()) {
     set_allow_tensor_metadata_change(true);

@@ -78,6 +78,8 @@ class AdaptedTensor final : public c10::TensorImpl {
       bool allow_tensor_metadata_change) const override;
 
  private:
+  bool is_moved_reading(const at::Tensor& data) const;
+
   const std::shared_ptr<AdaptedWeight> weight_;
   const std::shared_ptr<Owner> owner_;
   const WeightView view_;

@@ -41,8 +41,10 @@ def described(value, numbers=None):
     if isinstance(value, (int, float, str, type(None))):
         return value
     parts, spec = pytree.tree_flatten(value, is_leaf=lambda x: x is not value)  # such as a cache
-    if isinstance(spec.context, list) and len(spec.context) == len(parts):
-        return {k: described(v, numbers) for k, v in zip(spec.context, parts)}
+    keys = spec.context
+    keys = keys[0] if keys and isinstance(keys, list) and isinstance(keys[0], list) else keys
+    if isinstance(keys, list) and len(keys) == len(parts):
+        return {k: described(v, numbers) for k, v in zip(keys, parts)}
     return [described(v, numbers) for v in parts]
 
 
