@@ -12,6 +12,7 @@
 #include "graph/json_fields.h"
 #include "graph/node_text.h"
 #include "graph/program.h"
+#include "graph/scope.h"
 #include "peft/error.h"
 
 namespace peft::graph {
@@ -65,21 +66,22 @@ class ReaderNames {
   }
 
   /// The program's text, with the names changed where they must be.
-  std::string apply(std::string text) const {
+  std::string apply(std::string text) {
     if (!changed_) {
       return text;
     }
     Json model = Json::parse(text);
+    Json& module = model["graph_module"];
     bool renamed = false;
-    for (Json& node : model["graph_module"]["graph"]["nodes"]) {
+    for (Json& node : module["graph"]["nodes"]) {
       const std::string path = calling_module(node).first;
       for (Json& input : node["inputs"]) {
         Json& argument = input["arg"];
         if (argument.contains("as_tensor")) {
-          renamed |= rename(argument["as_tensor"], path);
+          renamed |= rename(argument["as_tensor"], path, module);
         } else if (argument.contains("as_tensors")) {
           for (Json& item : argument["as_tensors"]) {
-            renamed |= rename(item, path);
+            renamed |= rename(item, path, module);
           }
         }
       }
@@ -88,17 +90,46 @@ class ReaderNames {
   }
 
  private:
-  bool rename(Json& tensor, const std::string& path) const {
-    const auto found = numbers_.find(as_text(field(tensor, "name")));
+  bool rename(Json& tensor, const std::string& path, Json& module) {
+    const std::string name = as_text(field(tensor, "name"));
+    const auto found = numbers_.find(name);
     if (found == numbers_.end()) {
       return false;
     }
-    const auto own = names_.find(table_.choose(found->second, path));
-    if (own == names_.end() || own->second == found->first) {
+    const std::uint32_t own = table_.choose(found->second, path);
+    if (own == found->second) {
       return false;
     }
-    tensor["name"] = own->second;
+    if (!names_.contains(own)) {
+      names_[own] = add_input(own, name, module);
+    }
+    tensor["name"] = names_[own];
     return true;
+  }
+
+  // Strict export gives tied weights one input; here is the missing one, placed
+  // after that of `twin`.
+  std::string
+  add_input(std::uint32_t number, const std::string& twin, Json& module) {
+    const std::string& weight = table_.entries()[number].name;
+    std::string name = twin;
+    do {
+      name += "_tied";
+    } while (module["graph"]["tensor_values"].contains(name));
+    module["graph"]["tensor_values"][name] =
+        module["graph"]["tensor_values"][twin];
+    Json& inputs = module["graph"]["inputs"];
+    Json& specs = module["signature"]["input_specs"];
+    std::ptrdiff_t place = 0;
+    while (defined_name(inputs.at(static_cast<std::size_t>(place))) != twin) {
+      ++place;
+    }
+    const Json argument = {{"name", name}};
+    inputs.insert(inputs.begin() + place + 1, Json{{"as_tensor", argument}});
+    specs.insert(
+        specs.begin() + place + 1,
+        Json{{"parameter", {{"arg", argument}, {"parameter_name", weight}}}});
+    return name;
   }
 
   const WeightTable& table_;
@@ -222,7 +253,7 @@ void save_program(
   }
 
   const std::string model_record = concat("models/", parts.model, ".json");
-  const ReaderNames names(program, merged);
+  ReaderNames names(program, merged);
   ArchiveFile output(path);
   TensorWriter writer(program, merged, output);
   std::set<std::string> skipped = {".data/version", ".data/serialization_id"};
