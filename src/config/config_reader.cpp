@@ -124,6 +124,9 @@ std::unique_ptr<AdapterConfig> parse_adapter_config(
   detail::Mistakes mistakes(ErrorKind::config, origin);
   detail::FieldReader reader(object, mistakes);
   config->visit(reader);
+  if (mistakes.any()) {  // then bad values too; they alone wait for injection
+    config->check(mistakes);
+  }
   mistakes.raise_if_any();
   keep_unknown_fields(object, reader, origin, *config);
   return config;

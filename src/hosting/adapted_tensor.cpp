@@ -57,6 +57,12 @@ at::Tensor AdaptedTensor::written() const {
   return replay(weight_->written());
 }
 
+void AdaptedTensor::release_resources() {
+  TensorImpl::release_resources();
+  weight_.reset();
+  owner_.reset();
+}
+
 c10::Device AdaptedTensor::device_custom() const {
   return weight_->base().device();
 }

@@ -65,6 +65,9 @@ class AdaptedTensor final : public c10::TensorImpl {
   c10::SymBool sym_is_contiguous_custom(at::MemoryFormat) const override {
     return false;
   }
+  /// The last reference is gone. The weight points weakly at this tensor, which
+  /// puts its destruction off until the weight is gone: let go of it here.
+  void release_resources() override;
   const char* tensorimpl_type_name() const override { return "AdaptedTensor"; }
   /// set_data: gives the base new data.
   void shallow_copy_from(
@@ -80,8 +83,9 @@ class AdaptedTensor final : public c10::TensorImpl {
  private:
   bool is_moved_reading(const at::Tensor& data) const;
 
-  const std::shared_ptr<AdaptedWeight> weight_;
-  const std::shared_ptr<Owner> owner_;
+  // Changed by release_resources() alone.
+  std::shared_ptr<AdaptedWeight> weight_;
+  std::shared_ptr<Owner> owner_;
   const WeightView view_;
 };
 

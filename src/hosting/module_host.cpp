@@ -31,6 +31,10 @@ class MemberPlace final : public TensorPlace {
     const auto layer = layer_.lock();
     if (layer && has_members(*layer)) {
       *member_ = tensor;
+      auto* script = dynamic_cast<ScriptLayer*>(layer.get());
+      if (script && as_adapted(tensor)) {
+        script->watch(tensor);
+      }
     }
   }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hosting/script_layer.h"
 
+#include <algorithm>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -131,7 +132,7 @@ WeightUse use_of(const std::string& type, const std::string& member) {
 }  // namespace
 
 ScriptLayer::ScriptLayer(const Object& object)
-    : Module(object->type()->name()->name()), object_(object) {
+    : Module(object->type()->name()->name()), object_(object.get()) {
   const auto type = object->type();
   for (std::size_t i = 0; i < type->numAttributes(); ++i) {
     const bool is_buffer = type->is_buffer(i);
@@ -149,6 +150,19 @@ ScriptLayer::ScriptLayer(const Object& object)
     }
     members_.push_back({name, i, is_buffer});
   }
+}
+
+ScriptLayer::Object ScriptLayer::object() const {
+  const bool lives = watched_.empty() ||
+      std::any_of(watched_.begin(), watched_.end(), [](const auto& tensor) {
+                       return !tensor.expired();
+                     });
+  return lives ? Object::reclaim_copy(object_) : Object();
+}
+
+void ScriptLayer::watch(const at::Tensor& adapted) {
+  std::erase_if(watched_, [](const auto& tensor) { return tensor.expired(); });
+  watched_.emplace_back(adapted.getIntrusivePtr());
 }
 
 bool ScriptLayer::in_training() const {

@@ -34,14 +34,23 @@ class ScriptLayer final : public torch::nn::Module {
   /// The Python class: "Linear".
   const std::string& type() const { return name(); }
   const std::vector<Member>& members() const { return members_; }
-  /// The script's own object; null when it is gone.
-  Object object() const { return object_.lock(); }
+  /// The script's own object; null when it is gone. Only asked of a layer with
+  /// adapters, or while the caller holds the script.
+  Object object() const;
+  /// `adapted` now stands in the object, and goes with it.
+  void watch(const at::Tensor& adapted);
   /// What train() and eval() of the script module say.
   bool in_training() const;
 
  private:
-  /// Weak: the tensors in the object keep the tree alive.
-  c10::weak_intrusive_ptr<c10::ivalue::Object> object_;
+  using WeakTensor =
+      c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>;
+
+  /// Not owned: the tensors in the object keep this tree alive. Not even held
+  /// weakly, which would keep the object's tensors from being released; those
+  /// tensors tell whether it lives.
+  c10::ivalue::Object* object_;
+  std::vector<WeakTensor> watched_;
   std::vector<Member> members_;
 };
 

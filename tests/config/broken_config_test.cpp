@@ -54,6 +54,14 @@ TEST(BrokenConfig, RefusesEndlessNesting) {
   EXPECT_THAT(mistake(ErrorKind::file, "{\"x\": " + deep), HasSubstr("nested"));
 }
 
+TEST(BrokenConfig, NamesWrongTypesAndBadValuesTogether) {
+  EXPECT_THAT(
+      mistake(
+          ErrorKind::config,
+          R"({"peft_type": "LORA", "r": "four", "lora_dropout": 2.5})"),
+      AllOf(HasSubstr("r: "), HasSubstr("lora_dropout")));
+}
+
 TEST(BrokenConfig, KnowsTheMethodsOfPeft) {
   EXPECT_THAT(
       mistake(ErrorKind::config, "{\"r\": 8}"),

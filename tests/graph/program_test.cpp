@@ -506,6 +506,19 @@ TEST_F(Programs, TiedWeightsAreAdaptedWhereTargeted) {
       warnings.all(), HasSubstr("embed.weight"));  // says that it is shared
 }
 
+TEST_F(Programs, GoWithTheirAdapters) {
+  std::weak_ptr<peft::detail::ModelState> state;
+  {
+    auto program = load(linear_and_dropout());
+    peft::LoraConfig config;
+    config.target_modules = "all-linear";
+    state = peft::inject_adapter_in_model(config, program).state();
+    program.forward({torch::ones({3, 4})}).at(0).sum().backward();
+    EXPECT_FALSE(state.expired());
+  }
+  EXPECT_TRUE(state.expired());
+}
+
 TEST_F(Programs, RunInSeveralThreadsAtOnce) {
   auto program = load(linear_and_dropout());
   program.eval();

@@ -54,6 +54,19 @@ TEST(Module, PrintsItsAdaptersAsPeftDoes) {
   EXPECT_TRUE(named.contains("blocks.0.up.weight"));
 }
 
+TEST(Module, GoesWithItsAdapters) {
+  std::weak_ptr<peft::detail::ModelState> state;
+  {
+    torch::nn::Sequential model(torch::nn::Linear(4, 3));
+    peft::LoraConfig config;
+    config.target_modules = {"0"};
+    state = peft::inject_adapter_in_model(config, *model).state();
+    model->forward(torch::ones({2, 4})).sum().backward();
+    EXPECT_FALSE(state.expired());  // its layers hold it
+  }
+  EXPECT_TRUE(state.expired());
+}
+
 TEST(Module, DropoutFollowsTrainAndEval) {
   torch::manual_seed(0);
   TextModel model;

@@ -192,6 +192,18 @@ TEST_F(Scripts, FrozenOnesAreRefused) {
       HasSubstr("freeze"));
 }
 
+TEST_F(Scripts, GoWithTheirAdapters) {
+  std::weak_ptr<peft::detail::ModelState> state;
+  {
+    auto adapters = peft::inject_adapter_in_model(config(), model_);
+    state = adapters.state();
+    forward(torch::randn({5, 4})).sum().backward();
+  }
+  EXPECT_FALSE(state.expired());  // its layers hold it
+  model_ = torch::jit::Module("Empty");
+  EXPECT_TRUE(state.expired());
+}
+
 TEST_F(Scripts, HandlesMayOutliveThem) {
   auto adapters = peft::inject_adapter_in_model(config(), model_);
   model_ = torch::jit::Module("Empty");
