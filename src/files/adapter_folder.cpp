@@ -5,6 +5,7 @@
 
 #include "base/atomic_file.h"
 #include "base/text.h"
+#include "files/saved_modules.h"
 #include "hosting/module_host.h"
 #include "model/adapter_tensors.h"
 #include "model/injection.h"
@@ -36,6 +37,7 @@ void make_directory(const fs::path& directory) {
 
 void save_record(
     const detail::AdapterRecord& adapter,
+    const detail::Host& host,
     const fs::path& directory) {
   auto config = adapter.config->clone();
   config->inference_mode = true;  // as PEFT saves it, whatever it was
@@ -44,6 +46,7 @@ void save_record(
     paths.push_back(target.pattern_path);
   }
   detail::method_entry(*config).settle(*config, paths);
+  detail::spell_out_saved_modules(*config, host);
   StateDict tensors;
   for (const auto& item : detail::adapter_tensors(adapter)) {
     tensors.insert("base_model.model." + item.key(), item.value());
@@ -61,7 +64,8 @@ void save_record(
 }  // namespace
 
 void save_pretrained(torch::nn::Module& model, const fs::path& directory) {
-  const auto state = detail::get_state(detail::ModuleHost(model));
+  const detail::ModuleHost host(model);
+  const auto state = detail::get_state(host);
   const auto folder_of = [&](const detail::AdapterRecord& adapter) {
     return adapter.name == "default" ? directory : directory / adapter.name;
   };
@@ -70,7 +74,7 @@ void save_pretrained(torch::nn::Module& model, const fs::path& directory) {
     make_directory(folder_of(*adapter));
   }
   for (const auto& adapter : state->adapters) {
-    save_record(*adapter, folder_of(*adapter));
+    save_record(*adapter, host, folder_of(*adapter));
   }
 }
 
@@ -78,10 +82,11 @@ void save_adapter(
     torch::nn::Module& model,
     const fs::path& directory,
     const std::string& adapter_name) {
-  const auto state = detail::get_state(detail::ModuleHost(model));
+  const detail::ModuleHost host(model);
+  const auto state = detail::get_state(host);
   const auto& adapter = state->get(adapter_name, "save_adapter");
   make_directory(directory);
-  save_record(adapter, directory);
+  save_record(adapter, host, directory);
 }
 
 Adapters load_adapter(
@@ -92,9 +97,11 @@ Adapters load_adapter(
   const auto config = load_adapter_config(directory);
   config->inference_mode = !options.is_trainable;
   const StateDict weights = load_peft_weights(directory);
+  const detail::ModuleHost host(model);
+  detail::add_modules_that_peft_saved(*config, host, weights);
   return detail::inject(
       *config,
-      detail::ModuleHost(model),
+      host,
       adapter_name,
       {.weights = &weights, .partial = options.partial});
 }

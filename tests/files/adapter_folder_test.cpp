@@ -277,5 +277,58 @@ TEST_F(AdapterFolder, WholeTablesBesideAnEmbeddingsAdapterAreTaken) {
       other->named_parameters()["embedding.weight"], torch::ones({10, 6})));
 }
 
+// PEFT matches modules_to_save by the last letters of a path.
+class NormsImpl : public torch::nn::Module {
+ public:
+  NormsImpl() {
+    register_module("block", block_);
+    block_->register_module("query", torch::nn::Linear(4, 4));
+    block_->register_module(
+        "norm", torch::nn::LayerNorm(torch::nn::LayerNormOptions({4})));
+    block_->register_module(
+        "q_norm", torch::nn::LayerNorm(torch::nn::LayerNormOptions({4})));
+  }
+
+ private:
+  struct Block : torch::nn::Module {};
+  std::shared_ptr<Block> block_ = std::make_shared<Block>();
+};
+
+peft::LoraConfig norm_config() {
+  peft::LoraConfig config;
+  config.target_modules = {"query"};
+  config.modules_to_save = {"norm"};
+  return config;
+}
+
+TEST(SavedModules, AreSpelledOutWherePeftWouldTakeMore) {
+  const TempFolder folder;
+  auto shared = std::make_shared<NormsImpl>();
+  peft::inject_adapter_in_model(norm_config(), *shared);
+  peft::save_pretrained(*shared, folder.path());
+  const auto config = peft::load_adapter_config(folder.path());
+  EXPECT_EQ(config->modules_to_save, std::vector<std::string>{"block.norm"});
+}
+
+TEST(SavedModules, AreLoadedAsPeftTookThem) {
+  const TempFolder folder;
+  auto first = std::make_shared<NormsImpl>();
+  auto both = norm_config();
+  both.modules_to_save = {"norm", "q_norm"};
+  peft::inject_adapter_in_model(both, *first);
+  peft::save_pretrained(*first, folder.path());
+  std::string json = read_bytes(folder / "adapter_config.json");
+  const auto list = json.find("\"modules_to_save\": [");
+  ASSERT_NE(list, std::string::npos);
+  json.replace(
+      list, json.find(']', list) + 1 - list, "\"modules_to_save\": [\"norm\"]");
+  write_bytes(folder / "adapter_config.json", json);
+
+  auto second = std::make_shared<NormsImpl>();
+  peft::load_adapter(*second, folder.path());
+  EXPECT_TRUE(
+      peft::get_peft_model_state_dict(*second).contains("block.q_norm.weight"));
+}
+
 }  // namespace
 }  // namespace peft_test

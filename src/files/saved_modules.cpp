@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "files/saved_modules.h"
+
+#include <algorithm>
+
+#include "base/text.h"
+#include "base/warning.h"
+
+namespace peft::detail {
+namespace {
+
+std::vector<std::string> paths_of(const Host& host) {
+  std::vector<std::string> paths;
+  for (const HostedLayer& layer : host.layers()) {
+    if (!layer.path.empty()) {
+      paths.push_back(layer.path);
+      paths.insert(paths.end(), layer.others.begin(), layer.others.end());
+    }
+  }
+  return paths;
+}
+
+// The module is in the file with a tensor of its own, not with an adapter's.
+bool is_saved_in(const StateDict& weights, const std::string& path) {
+  constexpr std::string_view prefix = "base_model.model.";
+  for (const auto& item : weights) {
+    std::string_view key = item.key();
+    if (key.starts_with(prefix)) {
+      key.remove_prefix(prefix.size());
+    }
+    if (key.starts_with(path) && key.substr(path.size()).starts_with('.') &&
+        key.find(".lora_") == std::string_view::npos) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+void add_modules_that_peft_saved(
+    AdapterConfig& config,
+    const Host& host,
+    const StateDict& weights) {
+  const std::vector<std::string> entries = config.modules_to_save;
+  for (const std::string& path : paths_of(host)) {
+    const auto ends_path = [&](const std::string& entry) {
+      return path.ends_with(entry) && !has_path_suffix(path, entry);
+    };
+    if (std::any_of(entries.begin(), entries.end(), ends_path) &&
+        is_saved_in(weights, path)) {
+      config.modules_to_save.push_back(path);
+    }
+  }
+}
+
+void spell_out_saved_modules(AdapterConfig& config, const Host& host) {
+  if (config.modules_to_save.empty()) {
+    return;
+  }
+  const std::vector<std::string> paths = paths_of(host);
+  std::vector<std::string> spelled;
+  for (const std::string& entry : config.modules_to_save) {
+    std::vector<std::string> meant;
+    bool more = false;
+    for (const std::string& path : paths) {
+      if (has_path_suffix(path, entry)) {
+        meant.push_back(path);
+      } else {
+        more |= path.ends_with(entry);
+      }
+    }
+    if (!more || meant.empty()) {
+      meant = {entry};
+    }
+    spelled.insert(spelled.end(), meant.begin(), meant.end());
+  }
+  for (const std::string& entry : spelled) {
+    for (const std::string& path : paths) {
+      if (path.ends_with(entry) && !has_path_suffix(path, entry)) {
+        warn(concat(
+            "modules_to_save: Python PEFT will take '",
+            path,
+            "' for '",
+            entry,
+            "' and miss it in the file; rename one of the two"));
+      }
+    }
+  }
+  config.modules_to_save = std::move(spelled);
+}
+
+}  // namespace peft::detail
