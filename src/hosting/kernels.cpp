@@ -219,6 +219,33 @@ Tensor convolution(
   return convolve(input, weight, bias, groups, run);
 }
 
+// What traced TorchScript calls.
+Tensor traced_convolution(
+    const Tensor& input,
+    const Tensor& weight,
+    const std::optional<Tensor>& bias,
+    IntArrayRef stride,
+    IntArrayRef padding,
+    IntArrayRef dilation,
+    bool transposed,
+    IntArrayRef output_padding,
+    int64_t groups,
+    bool /*benchmark*/,
+    bool /*deterministic*/,
+    bool /*cudnn_enabled*/,
+    bool /*allow_tf32*/) {
+  return detail::convolution(
+      input,
+      weight,
+      bias,
+      stride,
+      padding,
+      dilation,
+      transposed,
+      output_padding,
+      groups);
+}
+
 }  // namespace
 
 void register_kernels() {
@@ -241,6 +268,7 @@ void register_kernels() {
     aten.impl("conv2d.padding", &conv2d_padding);
     aten.impl("conv3d.padding", &conv3d_padding);
     aten.impl("convolution", &convolution);
+    aten.impl("_convolution", &traced_convolution);
     return true;
   }();
   (void)registered;

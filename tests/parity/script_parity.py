@@ -117,8 +117,11 @@ def run(tool, name, folder):
         for run in ("frozen", "trained"):
             assert f"{run}.{key}" in result, f"no gradient for {key}, biases {run}"
             expect(result[f"{run}.{key}"], gradient, f"gradient of {key}, biases {run},")
-    merged = torch.jit.load(os.path.join(folder, "merged.pt"))
-    expect(merged(x).detach(), y.detach(), "output of merged.pt")
+    if os.path.exists(os.path.join(folder, "merged.pt")):
+        merged = torch.jit.load(os.path.join(folder, "merged.pt"))
+        expect(merged(x).detach(), y.detach(), "output of merged.pt")
+    else:  # a grouped convolution has no merged weight of its own shape
+        assert "convolutions" in name, done.stderr
 
 
 def main():

@@ -55,7 +55,11 @@ void run(const fs::path& folder) {
     }
   }
   peft::save_safetensors(results, folder / "result.safetensors");
-  peft::save_merged(script, folder / "merged.pt");
+  try {
+    peft::save_merged(script, folder / "merged.pt");
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << '\n';
+  }
 }
 
 }  // namespace
