@@ -237,16 +237,18 @@ std::vector<Case> cases() {
   return all;
 }
 
+// Of the largest element: sums over many positions cancel, and their rounding
+// errors stay.
 double tolerance(torch::Dtype dtype) {
   switch (dtype) {
     case torch::kFloat64:
       return 1e-10;
     case torch::kFloat32:
-      return 2e-5;
+      return 1e-5;
     case torch::kFloat16:
-      return 1e-2;
+      return 4e-3;
     default:
-      return 8e-2;  // bfloat16 keeps 8 bits
+      return 3e-2;  // bfloat16 keeps 8 bits
   }
 }
 
@@ -330,13 +332,15 @@ class LayerMatrix
 
   void expect_close(const Tensor& found, const Tensor& expected) const {
     ASSERT_EQ(found.sizes(), expected.sizes());
-    EXPECT_TRUE(torch::allclose(
-        found.to(torch::kFloat64),
-        expected.to(torch::kFloat64),
-        tolerance(dtype()),
-        tolerance(dtype())))
-        << "largest difference "
-        << (found.to(torch::kFloat64) - expected).abs().max();
+    if (expected.numel() == 0) {
+      return;
+    }
+    const Tensor exact = expected.detach().to(torch::kFloat64);
+    const Tensor difference =
+        (found.detach().to(torch::kFloat64) - exact).abs().max();
+    const Tensor largest = exact.abs().max().clamp_min(1);
+    EXPECT_LE(
+        difference.item<double>(), tolerance(dtype()) * largest.item<double>());
   }
 
   static std::vector<Tensor> leaves(const std::vector<Tensor>& tensors) {
