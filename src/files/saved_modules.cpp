@@ -5,6 +5,7 @@
 
 #include "base/text.h"
 #include "base/warning.h"
+#include "model/adapter_tensors.h"
 
 namespace peft::detail {
 namespace {
@@ -20,16 +21,17 @@ std::vector<std::string> paths_of(const Host& host) {
   return paths;
 }
 
+// PEFT reads `entry` as the module at `path`, this library does not.
+bool is_by_letters_only(const std::string& path, const std::string& entry) {
+  return path.ends_with(entry) && !has_path_suffix(path, entry);
+}
+
 // The module is in the file with a tensor of its own, not with an adapter's.
 bool is_saved_in(const StateDict& weights, const std::string& path) {
-  constexpr std::string_view prefix = "base_model.model.";
   for (const auto& item : weights) {
-    std::string_view key = item.key();
-    if (key.starts_with(prefix)) {
-      key.remove_prefix(prefix.size());
-    }
-    if (key.starts_with(path) && key.substr(path.size()).starts_with('.') &&
-        key.find(".lora_") == std::string_view::npos) {
+    const std::string key = without_prefix(item.key());
+    if (key.starts_with(path + ".") &&
+        key.find(".lora_") == std::string::npos) {
       return true;
     }
   }
@@ -43,9 +45,12 @@ void add_modules_that_peft_saved(
     const Host& host,
     const StateDict& weights) {
   const std::vector<std::string> entries = config.modules_to_save;
+  if (entries.empty()) {
+    return;
+  }
   for (const std::string& path : paths_of(host)) {
     const auto ends_path = [&](const std::string& entry) {
-      return path.ends_with(entry) && !has_path_suffix(path, entry);
+      return is_by_letters_only(path, entry);
     };
     if (std::any_of(entries.begin(), entries.end(), ends_path) &&
         is_saved_in(weights, path)) {
@@ -66,9 +71,8 @@ void spell_out_saved_modules(AdapterConfig& config, const Host& host) {
     for (const std::string& path : paths) {
       if (has_path_suffix(path, entry)) {
         meant.push_back(path);
-      } else {
-        more |= path.ends_with(entry);
       }
+      more |= is_by_letters_only(path, entry);
     }
     if (!more || meant.empty()) {
       meant = {entry};
@@ -77,7 +81,7 @@ void spell_out_saved_modules(AdapterConfig& config, const Host& host) {
   }
   for (const std::string& entry : spelled) {
     for (const std::string& path : paths) {
-      if (path.ends_with(entry) && !has_path_suffix(path, entry)) {
+      if (is_by_letters_only(path, entry)) {
         warn(concat(
             "modules_to_save: Python PEFT will take '",
             path,

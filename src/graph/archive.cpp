@@ -44,12 +44,6 @@ class MappedInput final : public caffe2::serialize::ReadAdapterInterface {
   std::shared_ptr<MappedFile> file_;
 };
 
-// libtorch's own text, without the C++ stack below it.
-std::string first_line(const std::exception& error) {
-  const std::string text = error.what();
-  return text.substr(0, text.find('\n'));
-}
-
 [[noreturn]] void broken(
     const std::filesystem::path& path,
     const std::string& what) {
@@ -57,6 +51,11 @@ std::string first_line(const std::exception& error) {
 }
 
 }  // namespace
+
+std::string first_line(const std::exception& error) {
+  const std::string text = error.what();
+  return text.substr(0, text.find('\n'));
+}
 
 Archive::Archive(const std::filesystem::path& path)
     : path_(path), file_(std::make_shared<MappedFile>(path)) {

@@ -8,6 +8,7 @@
 // torch/csrc/export/pt2_archive_constants.h.
 #pragma once
 
+#include <exception>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -21,6 +22,9 @@ class PyTorchStreamReader;
 }
 
 namespace peft::graph {
+
+/// libtorch's own text of an error, without the C++ stack below it.
+std::string first_line(const std::exception& error);
 
 /// Bytes that stay where they are as long as `owner` lives.
 struct Bytes {

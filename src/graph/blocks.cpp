@@ -28,12 +28,6 @@ AutocastGuard::~AutocastGuard() {
   autocast::set_autocast_enabled(device_, enabled_before_);
 }
 
-void Block::for_each_constant(const std::function<void(Operand&)>& change) {
-  for (const auto& instruction : body_) {
-    instruction->for_each_constant(change);
-  }
-}
-
 void GradModeBlock::run(Frame& frame) const {
   const at::AutoGradMode mode(enabled_);
   Block::run(frame);

@@ -41,7 +41,6 @@ class Block : public Instruction {
   std::vector<Operand*> operands() override { return {}; }
   std::vector<Result*> results() override { return {}; }
   Instructions* body() override { return &body_; }
-  void for_each_constant(const std::function<void(Operand&)>& change) override;
 
  private:
   Instructions body_;

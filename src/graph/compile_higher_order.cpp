@@ -124,11 +124,7 @@ std::vector<Result> Compiler::define_flat_results(
     Builder& builder) {
   std::vector<Result> results;
   for (const std::string& name : flat_names(outputs)) {
-    const auto slot = static_cast<Slot>(builder.graph.slots++);
-    results.push_back({.slot = slot});
-    if (!name.empty()) {
-      builder.scope.define(name, {Operand::of_slot(slot), {}});
-    }
+    results.push_back({.slot = define_slot(name, builder)});
   }
   return results;
 }

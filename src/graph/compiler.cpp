@@ -44,6 +44,12 @@ bool keeps_the_layout(const std::string& op) {
   return ops.contains(op);
 }
 
+bool may_swap_dimensions(const std::string& op) {
+  static const std::set<std::string> ops = {
+      "aten::t", "aten::numpy_T", "aten::permute", "aten::transpose"};
+  return ops.contains(op);
+}
+
 bool swaps_the_two_dimensions(
     const std::string& op,
     const std::vector<Operand>& operands) {
@@ -117,7 +123,7 @@ void Compiler::compile_nodes(const Json& nodes, Builder& builder) {
     Origin origin;
     try {
       origin = read_origin(node);
-      compile_node(node, builder);
+      compile_node(node, origin, builder);
     } catch (const BrokenJson& error) {
       mistakes_.add(concat(origin.text(), ": ", error.what()));
       // What follows is not to blame for missing this node's results.
@@ -130,8 +136,7 @@ void Compiler::compile_nodes(const Json& nodes, Builder& builder) {
   }
 }
 
-void Compiler::compile_node(const Json& node, Builder& builder) {
-  Origin origin = read_origin(node);
+void Compiler::compile_node(const Json& node, Origin origin, Builder& builder) {
   const auto [path, type] = calling_module(node);
   if (!type.empty()) {
     findings_.module_types.emplace(path, type);
@@ -213,7 +218,9 @@ void Compiler::note_read(
       .op = schema.name(),
       .argument = schema.arguments()[argument].name(),
       .transposed = value.origin->transposed,
-      .groups = 1};
+      .groups = 1,
+      .passes_on = keeps_the_layout(schema.name()) ||
+          may_swap_dimensions(schema.name())};
   for (std::size_t i = 0; i < operands.size(); ++i) {
     const auto* constant = operands[i].if_constant();
     const std::string& name = schema.arguments()[i].name();
@@ -324,16 +331,20 @@ std::unique_ptr<Instruction> Compiler::call_python_operator(
       std::move(origin), op.run, std::move(operands), std::move(results[0]));
 }
 
+Slot Compiler::define_slot(const std::string& name, Builder& builder) {
+  if (name.empty()) {
+    return no_slot;
+  }
+  const auto slot = static_cast<Slot>(builder.graph.slots++);
+  builder.scope.define(name, {Operand::of_slot(slot), {}});
+  return slot;
+}
+
 std::vector<Result> Compiler::define_results(
     const Json& outputs,
     Builder& builder) {
   const auto define = [&](const std::string& name) {
-    if (name.empty()) {
-      return no_slot;
-    }
-    const auto slot = static_cast<Slot>(builder.graph.slots++);
-    builder.scope.define(name, {Operand::of_slot(slot), {}});
-    return slot;
+    return define_slot(name, builder);
   };
   std::vector<Result> results;
   for (const Json& output : as_list(outputs)) {

@@ -22,6 +22,7 @@ struct WeightRead {
   std::string argument;  // "weight"
   bool transposed;       // it read the weight's transpose
   std::int64_t groups;   // of a convolution, else 1
+  bool passes_on;        // it only turns or casts the weight for other readers
 };
 
 /// What compiling finds out besides the instructions.
@@ -66,7 +67,7 @@ class Compiler {
     std::size_t depth;
   };
 
-  void compile_node(const Json& node, Builder& builder);
+  void compile_node(const Json& node, Origin origin, Builder& builder);
   void compile_nodes(const Json& nodes, Builder& builder);
   std::unique_ptr<Instruction>
   call_operator(const Json& node, Origin origin, Builder& builder);
@@ -105,6 +106,7 @@ class Compiler {
       std::size_t argument,
       const Value& value,
       const std::vector<Operand>& operands);
+  Slot define_slot(const std::string& name, Builder& builder);
   std::vector<Result> define_results(const Json& outputs, Builder& builder);
 
   std::set<std::uint32_t> batch_counters_;

@@ -42,12 +42,9 @@ std::vector<Result*> GraphCall::results() {
 }
 
 void GraphCall::for_each_constant(const std::function<void(Operand&)>& change) {
-  graph::for_each_constant(operands_, change);
+  Instruction::for_each_constant(change);
   for (Graph& graph : graphs_) {
-    graph::for_each_constant(graph.outputs, change);
-    for (const auto& instruction : graph.instructions) {
-      instruction->for_each_constant(change);
-    }
+    graph.for_each_constant(change);
   }
 }
 

@@ -71,13 +71,12 @@ bool same_constant(const IValue& given, const IValue& fixed) {
 
 // The leaves of one argument that are the user's, appended to `inputs`.
 void add_leaves(
-    const Program& program,
+    const graph::Signature& signature,
+    const std::vector<std::size_t>& leaves,
     const Argument& argument,
     const Given& given,
     std::vector<IValue>& inputs,
     Mistakes& mistakes) {
-  const auto& signature = program.parts().signature;
-  const auto leaves = signature.arguments();
   const std::size_t count = argument.spec.leaf_count();
   std::vector<IValue> values;
   const auto found = given.find(argument.name);
@@ -147,9 +146,10 @@ IValue ExportedProgram::call(
   Mistakes mistakes(ErrorKind::input, "cannot call the program");
   const Given given =
       by_name(parts.arguments, arguments, named_arguments, mistakes);
+  const auto leaves = parts.signature.arguments();
   std::vector<IValue> inputs;
   for (const Argument& argument : parts.arguments) {
-    add_leaves(*program_, argument, given, inputs, mistakes);
+    add_leaves(parts.signature, leaves, argument, given, inputs, mistakes);
   }
   mistakes.raise_if_any();
   auto outputs = program_->run(std::move(inputs));

@@ -92,9 +92,7 @@ void InputCheck::check(
       continue;
     }
     const std::int64_t size = tensor.size(static_cast<std::int64_t>(i));
-    sizes_[i]->solve(size, symbols);
-    const auto wanted = sizes_[i]->evaluate(symbols);
-    if (wanted && *wanted != size) {
+    const auto wrong = [&](const auto& taken, const std::string& why) {
       mistakes.add(concat(
           "input '",
           name_,
@@ -103,27 +101,24 @@ void InputCheck::check(
           " at dimension ",
           i,
           ", where the program takes ",
+          taken,
+          " (",
+          why,
+          ")"));
+    };
+    sizes_[i]->solve(size, symbols);
+    const auto wanted = sizes_[i]->evaluate(symbols);
+    if (wanted && *wanted != size) {
+      wrong(
           *wanted,
           sizes_[i]->is_fixed()
-              ? std::string(
-                    " (dynamic_shapes of torch.export.export lets it vary)")
-              : concat(" (", sizes_[i]->text(), ")")));
+              ? "dynamic_shapes of torch.export.export lets it vary"
+              : sizes_[i]->text());
     }
     const auto range =
         sizes_[i]->is_symbol() ? ranges.find(sizes_[i]->text()) : ranges.end();
     if (range != ranges.end() && !allows(range->second, size)) {
-      mistakes.add(concat(
-          "input '",
-          name_,
-          "' has size ",
-          size,
-          " at dimension ",
-          i,
-          ", where the program takes ",
-          range_text(range->second),
-          " (",
-          sizes_[i]->text(),
-          ")"));
+      wrong(range_text(range->second), sizes_[i]->text());
     }
   }
 }

@@ -141,6 +141,27 @@ void Graph::find_last_uses() {
   }
 }
 
+void Instruction::for_each_constant(
+    const std::function<void(Operand&)>& change) {
+  for (Operand* operand : operands()) {
+    operand->visit_constants(change);
+  }
+  if (Instructions* inner = body()) {
+    for (const auto& instruction : *inner) {
+      instruction->for_each_constant(change);
+    }
+  }
+}
+
+void Graph::for_each_constant(const std::function<void(Operand&)>& change) {
+  for (Operand& output : outputs) {
+    output.visit_constants(change);
+  }
+  for (const auto& instruction : instructions) {
+    instruction->for_each_constant(change);
+  }
+}
+
 std::vector<c10::IValue> run_graph(
     const Graph& graph,
     std::vector<c10::IValue> inputs,

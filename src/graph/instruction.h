@@ -49,8 +49,7 @@ class Instruction {
   /// The instructions inside it that work on the same frame.
   virtual std::vector<std::unique_ptr<Instruction>>* body() { return nullptr; }
   /// Calls `change` on every constant that it holds, in called graphs too.
-  virtual void for_each_constant(
-      const std::function<void(Operand&)>& change) = 0;
+  virtual void for_each_constant(const std::function<void(Operand&)>& change);
 
   const Origin& origin() const { return origin_; }
 
@@ -72,6 +71,8 @@ struct Graph {
   /// Reads every value out of its slot where it is needed for the last time,
   /// so that a run holds no tensor longer than Python does.
   void find_last_uses();
+  /// Calls `change` on every constant in it.
+  void for_each_constant(const std::function<void(Operand&)>& change);
 };
 
 /// Runs `graph` in a frame of its own.

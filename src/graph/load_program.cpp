@@ -29,11 +29,9 @@ std::vector<std::string> model_names(const Archive& archive) {
   return names;
 }
 
-[[noreturn]] void cannot_load(
-    const Archive& archive,
-    const std::string& what,
-    ErrorKind kind = ErrorKind::file) {
-  throw Error(kind, concat(detail::cannot_read(archive.path()), ": ", what));
+[[noreturn]] void cannot_load(const Archive& archive, const std::string& what) {
+  throw Error(
+      ErrorKind::file, concat(detail::cannot_read(archive.path()), ": ", what));
 }
 
 Json parse(const Archive& archive, const std::string& record) {
@@ -285,8 +283,7 @@ std::shared_ptr<Program> load_program(
   } catch (const BrokenJson& error) {
     cannot_load(*archive, error.what());
   } catch (const std::exception& error) {
-    const std::string text = error.what();
-    cannot_load(*archive, text.substr(0, text.find('\n')));
+    cannot_load(*archive, first_line(error));
   }
 }
 

@@ -45,6 +45,16 @@ struct Operand {
       item->visit_slots(see);
     }
   }
+  /// Calls `see` for each constant, list items too.
+  template <class See>
+  void visit_constants(const See& see) {
+    if (kind == Kind::constant) {
+      see(*this);
+    }
+    for (Operand& item : items) {
+      item.visit_constants(see);
+    }
+  }
 };
 
 /// `value`, which must be a number, as the tensor that Python makes of a number

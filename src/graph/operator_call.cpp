@@ -24,17 +24,6 @@ std::vector<Result*> pointers(std::vector<Result>& results) {
   return pointers_to(results);
 }
 
-void for_each_constant(
-    std::vector<Operand>& operands,
-    const std::function<void(Operand&)>& change) {
-  for (Operand& operand : operands) {
-    if (operand.kind == Operand::Kind::constant) {
-      change(operand);
-    }
-    for_each_constant(operand.items, change);
-  }
-}
-
 OperatorCall::OperatorCall(
     Origin origin,
     c10::OperatorHandle op,
@@ -73,11 +62,6 @@ std::vector<Result*> OperatorCall::results() {
   return pointers(results_);
 }
 
-void OperatorCall::for_each_constant(
-    const std::function<void(Operand&)>& change) {
-  graph::for_each_constant(operands_, change);
-}
-
 FunctionCall::FunctionCall(
     Origin origin,
     Function function,
@@ -99,11 +83,6 @@ void FunctionCall::run(Frame& frame) const {
 
 std::vector<Operand*> FunctionCall::operands() {
   return pointers(operands_);
-}
-
-void FunctionCall::for_each_constant(
-    const std::function<void(Operand&)>& change) {
-  graph::for_each_constant(operands_, change);
 }
 
 }  // namespace peft::graph

@@ -20,7 +20,6 @@ class OperatorCall final : public Instruction {
   void run(Frame& frame) const override;
   std::vector<Operand*> operands() override;
   std::vector<Result*> results() override;
-  void for_each_constant(const std::function<void(Operand&)>& change) override;
 
   const c10::OperatorHandle& op() const { return op_; }
   /// The arguments that say whether dropout and batch statistics are in use are
@@ -28,7 +27,6 @@ class OperatorCall final : public Instruction {
   void set_in_eval(std::vector<std::pair<std::size_t, c10::IValue>> values) {
     in_eval_ = std::move(values);
   }
-  bool follows_mode() const { return !in_eval_.empty() || skipped_in_eval_; }
   /// It counts batches, which happens in training only.
   void skip_in_eval() { skipped_in_eval_ = true; }
 
@@ -54,7 +52,6 @@ class FunctionCall final : public Instruction {
   void run(Frame& frame) const override;
   std::vector<Operand*> operands() override;
   std::vector<Result*> results() override { return {&result_}; }
-  void for_each_constant(const std::function<void(Operand&)>& change) override;
 
  private:
   Function function_;
@@ -65,8 +62,5 @@ class FunctionCall final : public Instruction {
 /// For implementing Instruction.
 std::vector<Operand*> pointers(std::vector<Operand>& operands);
 std::vector<Result*> pointers(std::vector<Result>& results);
-void for_each_constant(
-    std::vector<Operand>& operands,
-    const std::function<void(Operand&)>& change);
 
 }  // namespace peft::graph

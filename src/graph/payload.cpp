@@ -216,8 +216,7 @@ Payloads read_payloads(
     } catch (const Error& error) {
       mistakes.add(concat("'", name, "': ", error.what()));
     } catch (const std::exception& error) {
-      const std::string text = error.what();
-      mistakes.add(concat("'", name, "': ", text.substr(0, text.find('\n'))));
+      mistakes.add(concat("'", name, "': ", first_line(error)));
     }
   }
   return payloads;

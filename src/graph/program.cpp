@@ -5,7 +5,6 @@
 
 #include "base/text.h"
 #include "base/warning.h"
-#include "graph/operator_call.h"
 #include "peft/error.h"
 
 namespace peft::graph {
@@ -80,10 +79,6 @@ Program::Program(ProgramParts parts)
   training_ =
       parts_.findings.has_training_mode || !parts_.findings.has_eval_mode;
   layers_->train(training_);
-}
-
-std::vector<std::size_t> Program::user_inputs() const {
-  return user_inputs_;
 }
 
 void Program::check(const std::vector<IValue>& inputs) const {
@@ -247,10 +242,7 @@ void Program::to(
       operand.constant = static_cast<std::int64_t>(*dtype);
     }
   };
-  for_each_constant(parts_.graph.outputs, change);
-  for (const auto& instruction : parts_.graph.instructions) {
-    instruction->for_each_constant(change);
-  }
+  parts_.graph.for_each_constant(change);
   if (dtype) {
     for (auto& [input, check] : parts_.checks) {
       if (check.dtype() == dtype_) {

@@ -54,8 +54,6 @@ class Program {
   at::ScalarType dtype() const { return dtype_; }
   at::ScalarType exported_dtype() const { return exported_dtype_; }
 
-  /// The user's inputs among the graph's inputs, in order.
-  std::vector<std::size_t> user_inputs() const;
   /// Runs on the user's inputs in order and returns the user's outputs.
   /// Throws Error (input, program).
   std::vector<c10::IValue> run(std::vector<c10::IValue> inputs) const;
@@ -77,7 +75,7 @@ class Program {
   ProgramParts parts_;
   std::shared_ptr<Weights> weights_;
   std::shared_ptr<ProgramLayer> layers_;
-  std::vector<std::size_t> user_inputs_;
+  std::vector<std::size_t> user_inputs_;  // among the graph's, in order
   std::set<std::uint32_t> batch_counters_;
   at::ScalarType exported_dtype_;
   at::ScalarType dtype_;

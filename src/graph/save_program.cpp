@@ -4,7 +4,6 @@
 #include <unordered_set>
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
 #include <caffe2/serialize/inline_container.h>
 
 #include "base/callback_file.h"

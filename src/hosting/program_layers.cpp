@@ -41,27 +41,11 @@ WeightUse use_of(const WeightRead& read) {
   return is_convolution(read) ? WeightUse::convolution : WeightUse::any;
 }
 
-// Whether the reading operator only turns or casts the weight for another.
-bool only_passes(const WeightRead& read) {
-  static const std::set<std::string> passes = {
-      "aten::t",
-      "aten::transpose",
-      "aten::permute",
-      "aten::numpy_T",
-      "aten::to",
-      "aten::_to_copy",
-      "aten::detach",
-      "aten::alias",
-      "aten::contiguous",
-      "aten::clone"};
-  return passes.contains(read.op);
-}
-
 // What all readers agree on.
 WeightUse use_of(const std::vector<WeightRead>& reads, bool& is_read) {
   std::optional<WeightUse> use;
   for (const WeightRead& read : reads) {
-    if (only_passes(read)) {
+    if (read.passes_on) {
       continue;  // what reads the result is in the list too
     }
     const WeightUse next = use_of(read);

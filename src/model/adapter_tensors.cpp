@@ -17,10 +17,6 @@ namespace {
 // What Python PEFT's saved files put in front of every key.
 constexpr std::string_view file_prefix = "base_model.model.";
 
-std::string without_prefix(const std::string& key) {
-  return key.starts_with(file_prefix) ? key.substr(file_prefix.size()) : key;
-}
-
 // Whole base tables that PEFT saves beside the adapters of embeddings; they may
 // be absent, and are copied into the base.
 StateDict base_tables(const AdapterRecord& record) {
@@ -167,6 +163,10 @@ void add_missing_and_unexpected(
 }
 
 }  // namespace
+
+std::string without_prefix(const std::string& key) {
+  return key.starts_with(file_prefix) ? key.substr(file_prefix.size()) : key;
+}
 
 StateDict adapter_tensors(const AdapterRecord& record) {
   StateDict tensors;

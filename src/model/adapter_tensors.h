@@ -11,6 +11,9 @@
 
 namespace peft::detail {
 
+/// A file's key without the "base_model.model." that PEFT puts before it.
+std::string without_prefix(const std::string& key);
+
 /// The live tensors of `record` by PEFT's keys, in the model's order.
 StateDict adapter_tensors(const AdapterRecord& record);
 
