@@ -18,7 +18,8 @@ namespace peft {
 
 /// A tensor that reads as `weight` with a new adapter on it. `weight` itself is
 /// neither copied nor changed (and keeps its requires_grad). `use` says how the
-/// weight is laid out; config's target fields play no part. Throws Error.
+/// weight is laid out; config's target fields play no part. A method that also
+/// changes the layer's bias (IA3) changes none here. Throws Error.
 PEFT_API at::Tensor adapt(
     const at::Tensor& weight,
     const AdapterConfig& config,

@@ -121,6 +121,7 @@ class PEFT_API FieldVisitor {
   virtual void field(const char* name, bool& value) = 0;
   virtual void field(const char* name, std::int64_t& value) = 0;
   virtual void field(const char* name, double& value) = 0;
+  virtual void field(const char* name, std::optional<std::int64_t>& value) = 0;
   virtual void field(const char* name, std::string& value) = 0;
   virtual void field(const char* name, std::optional<std::string>& value) = 0;
   virtual void field(const char* name, std::vector<std::string>& value) = 0;
@@ -128,18 +129,21 @@ class PEFT_API FieldVisitor {
   virtual void field(const char* name, OneOrMany<std::int64_t>& value) = 0;
   virtual void field(const char* name, Patterns<std::int64_t>& value) = 0;
   virtual void field(const char* name, Patterns<double>& value) = 0;
+  virtual void field(const char* name, Patterns<std::vector<bool>>& value) = 0;
   virtual void field(const char* name, ModuleChoice& value) = 0;
   virtual void field(const char* name, InitChoice& value) = 0;
   virtual void field(const char* name, JsonText& value) = 0;
 };
 
-/// What narrows or varies target_modules, in methods that have such fields.
+/// What narrows or varies target_modules, and what is trained beside it, in
+/// methods that have such fields.
 struct TargetRules {
   std::vector<std::int64_t> layers_to_transform;  ///< empty: every layer
   std::vector<std::string> layers_pattern;
   Patterns<std::int64_t> rank_pattern;
   Patterns<double> alpha_pattern;
   std::vector<std::string> target_parameters;
+  std::string bias = "none";  ///< "none", "all" or "lora_only"
 };
 
 namespace detail {

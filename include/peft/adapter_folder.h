@@ -13,19 +13,29 @@
 
 namespace peft {
 
+struct SaveOptions {
+  /// True: LoRA that started from a part of the weight (pissa, olora) is
+  /// written as plain LoRA of twice the rank, whose product with the first
+  /// factors taken off: it loads on the plain model, beside other adapters, and
+  /// without taking the weight apart again.
+  bool as_plain_lora = false;
+};
+
 /// Saves every adapter of `model`: "default" into `directory`, others into
 /// directory/<name>/, as PEFT does. Each file is written beside the old one,
 /// flushed and renamed: a crash leaves the old or the new one, whole.
 /// Throws Error (file, state).
 PEFT_API void save_pretrained(
     torch::nn::Module& model,
-    const std::filesystem::path& directory);
+    const std::filesystem::path& directory,
+    const SaveOptions& options = {});
 
 /// Saves one adapter into `directory` itself, whatever its name.
 PEFT_API void save_adapter(
     torch::nn::Module& model,
     const std::filesystem::path& directory,
-    const std::string& adapter_name = "default");
+    const std::string& adapter_name = "default",
+    const SaveOptions& options = {});
 
 struct LoadOptions {
   /// False: the adapter is frozen, for inference, as in PEFT.

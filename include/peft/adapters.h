@@ -20,6 +20,7 @@
 #include "peft/adapter_status.h"
 #include "peft/export.h"
 #include "peft/match_report.h"
+#include "peft/state_dict.h"
 
 namespace peft {
 
@@ -77,6 +78,25 @@ class PEFT_API Adapters {
   void unscale_layer(std::optional<double> scale = std::nullopt);
   /// The scaling in use, by layer path.
   std::map<std::string, double> scaling(const std::string& adapter_name) const;
+
+  /// AdaLoRA: moves rank to where it counts, in every step of training after
+  /// optimizer.step() and before zero_grad(). Steps count from 0 to
+  /// total_step. Throws Error (state) without gradients, or for an adapter of
+  /// another method.
+  void update_and_allocate(
+      std::int64_t step,
+      const std::string& adapter_name = "default");
+  /// AdaLoRA: orth_reg_weight times the mean of ||A A' - 1|| and ||B' B - 1||,
+  /// to be added to the loss in every step. Nothing adds it by itself.
+  at::Tensor orthogonal_regularization(
+      const std::string& adapter_name = "default") const;
+  /// AdaLoRA: all that training needs to go on later, values and importances
+  /// of every rank (files hold only the ranks that are left), and taking it
+  /// back into an adapter that was injected with the same config.
+  StateDict training_state(const std::string& adapter_name = "default") const;
+  void load_training_state(
+      const StateDict& state,
+      const std::string& adapter_name = "default");
 
   /// Per adapted layer and for the whole model, as PEFT reports them.
   std::vector<LayerStatus> layer_status() const;

@@ -105,7 +105,9 @@ class PEFT_API ExportedProgram {
   /// file or the new one. Throws Error (file), Error (state) when the weights
   /// are of another dtype than the program's.
   void save(const std::filesystem::path& path) const;
-  /// The same with the active adapters merged into the weights.
+  /// The same with the active adapters merged into the weights, for use: of a
+  /// program in eval mode the file's dropouts and batch norms are in eval mode,
+  /// which Python and AOTInductor cannot switch themselves.
   void save_merged(const std::filesystem::path& path) const;
 
   // For the library's own rooms.

@@ -21,9 +21,13 @@ struct PEFT_API LoraConfig : AdapterConfig {
   double lora_dropout = 0.0;  ///< in [0, 1)
   /// True for weights stored [in, out]; layers of this library know their own.
   bool fan_in_fan_out = false;
-  std::string bias = "none";            ///< "none", "all" or "lora_only"
-  bool use_rslora = false;              ///< s = lora_alpha / sqrt(r)
-  InitChoice init_lora_weights = true;  ///< true, false or "gaussian"
+  std::string bias = "none";  ///< "none", "all" or "lora_only"
+  bool use_rslora = false;    ///< s = lora_alpha / sqrt(r)
+  /// true, false, "gaussian", "orthogonal", "olora", "pissa",
+  /// "pissa_niter_4" or "mica"
+  InitChoice init_lora_weights = true;
+  bool use_dora = false;   ///< magnitudes learned apart from directions
+  bool lora_bias = false;  ///< lora_B has a bias too
   OneOrMany<std::int64_t> layers_to_transform;
   OneOrMany<std::string> layers_pattern;
   Patterns<std::int64_t> rank_pattern;
@@ -38,7 +42,6 @@ struct PEFT_API LoraConfig : AdapterConfig {
   JsonText kasa_config;                         ///< (kept)
   JsonText layer_replication;                   ///< (kept)
   JsonText loftq_config{"{}"};                  ///< (kept)
-  bool lora_bias = false;                       ///< (kept)
   JsonText lora_ga_config;                      ///< (kept)
   JsonText megatron_config;                     ///< (kept)
   JsonText megatron_core{"\"megatron.core\""};  ///< (kept)
@@ -46,9 +49,12 @@ struct PEFT_API LoraConfig : AdapterConfig {
   std::int64_t qalora_group_size = 16;          ///< (kept)
   JsonText trainable_token_indices;             ///< (kept)
   JsonText use_bdlora;                          ///< (kept)
-  bool use_dora = false;                        ///< (kept)
   bool use_qalora = false;                      ///< (kept)
   JsonText velora_config;                       ///< (kept)
+
+ protected:
+  /// Every field except rank_pattern, which AdaLoRA reads otherwise.
+  void visit_shared(FieldVisitor& visitor);
 };
 
 }  // namespace peft

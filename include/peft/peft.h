@@ -2,6 +2,7 @@
 // The whole library.
 #pragma once
 
+#include "peft/adalora_config.h"
 #include "peft/adapt.h"
 #include "peft/adapter_config.h"
 #include "peft/adapter_folder.h"
@@ -10,6 +11,7 @@
 #include "peft/clone.h"
 #include "peft/error.h"
 #include "peft/exported_program.h"
+#include "peft/ia3_config.h"
 #include "peft/layer_kinds.h"
 #include "peft/lora_config.h"
 #include "peft/match_report.h"

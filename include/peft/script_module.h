@@ -8,9 +8,10 @@
 //   auto logits = script.forward({ids});           // now adapted
 //
 // Adapters stay with the script's own objects: a copy of the torch::jit::Module
-// handle has them, deepcopy() and save() do not. From the first injection on,
-// the methods run without TorchScript's own fusions and autodiff, which would
-// drop adapters' gradients.
+// handle has them; deepcopy() holds the merged weights as plain ones, and
+// save() throws (save_script and save_merged do not). From the first injection
+// on, the methods run without TorchScript's own fusions and autodiff, which
+// would drop adapters' gradients.
 #pragma once
 
 #include <filesystem>
@@ -122,15 +123,17 @@ inline LoadReport set_peft_model_state_dict(
 
 inline void save_pretrained(
     torch::jit::Module& model,
-    const std::filesystem::path& directory) {
-  save_pretrained(ScriptModule(model), directory);
+    const std::filesystem::path& directory,
+    const SaveOptions& options = {}) {
+  save_pretrained(ScriptModule(model), directory, options);
 }
 
 inline void save_adapter(
     torch::jit::Module& model,
     const std::filesystem::path& directory,
-    const std::string& adapter_name = "default") {
-  save_adapter(ScriptModule(model), directory, adapter_name);
+    const std::string& adapter_name = "default",
+    const SaveOptions& options = {}) {
+  save_adapter(ScriptModule(model), directory, adapter_name, options);
 }
 
 inline Adapters load_adapter(

@@ -6,8 +6,9 @@
 #include <vector>
 
 #include "base/text.h"
+#include "peft/adalora_config.h"
 #include "peft/error.h"
-#include "peft/lora_config.h"
+#include "peft/ia3_config.h"
 
 namespace peft::detail {
 namespace {
@@ -23,13 +24,14 @@ std::unique_ptr<AdapterConfig> make() {
 }
 
 const Entry table[] = {
+    {"ADALORA", make<AdaLoraConfig>},
+    {"IA3", make<IA3Config>},
     {"LORA", make<LoraConfig>},
 };
 
 // The other types of PEFT 0.21.2, so that their files are refused as what
 // they are and not as broken ones.
 const char* const not_built[] = {
-    "ADALORA",
     "ADAMSS",
     "ADAPTION_PROMPT",
     "BEFT",
@@ -45,7 +47,6 @@ const char* const not_built[] = {
     "GRALORA",
     "HIRA",
     "HRA",
-    "IA3",
     "LILY",
     "LN_TUNING",
     "LOHA",

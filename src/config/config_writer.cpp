@@ -49,6 +49,10 @@ class FieldWriter final : public FieldVisitor {
         : Json(value);
   }
 
+  void field(const char* name, std::optional<std::int64_t>& value) override {
+    object[name] = value ? Json(*value) : Json();
+  }
+
   void field(const char* name, std::string& value) override {
     object[name] = value;
   }
@@ -81,6 +85,13 @@ class FieldWriter final : public FieldVisitor {
     for (const auto& [key, number] : value) {
       must_be_finite(concat(name, "['", key, "']"), number);
       patterns.emplace(key, as_python_number(number));
+    }
+  }
+
+  void field(const char* name, Patterns<std::vector<bool>>& value) override {
+    object[name] = nullptr;  // PEFT's default, where others are {}
+    for (const auto& [key, flags] : value) {
+      object[name].emplace(key, flags);
     }
   }
 

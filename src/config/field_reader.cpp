@@ -93,6 +93,14 @@ void FieldReader::field(const char* name, double& value) {
   read_one(name, value, JsonType<double>::name);
 }
 
+void FieldReader::field(const char* name, std::optional<std::int64_t>& value) {
+  std::int64_t number = 0;
+  if (find_given(name)) {
+    read_one(name, number, "an integer or null");
+    value = number;
+  }
+}
+
 void FieldReader::field(const char* name, std::string& value) {
   read_one(name, value, JsonType<std::string>::name);
 }
@@ -152,6 +160,26 @@ void FieldReader::field(const char* name, Patterns<std::int64_t>& value) {
 
 void FieldReader::field(const char* name, Patterns<double>& value) {
   read_patterns(name, value);
+}
+
+void FieldReader::field(const char* name, Patterns<std::vector<bool>>& value) {
+  const Json* found = find_given(name);
+  if (!found) {
+    return;
+  }
+  if (!found->is_object()) {
+    return wrong(name, *found, "an object of names and lists of true or false");
+  }
+  value.clear();
+  for (const auto& [key, item] : found->items()) {
+    std::vector<bool> flags;
+    const std::string where = concat(name, "[\"", key, "\"]");
+    if (!item.is_array()) {
+      wrong(where, item, "a list of true or false");
+    } else if (read_list(where.c_str(), item, flags)) {
+      value.emplace_back(key, std::move(flags));
+    }
+  }
 }
 
 void FieldReader::field(const char* name, ModuleChoice& value) {

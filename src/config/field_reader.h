@@ -24,6 +24,7 @@ class FieldReader final : public FieldVisitor {
   void field(const char* name, bool& value) override;
   void field(const char* name, std::int64_t& value) override;
   void field(const char* name, double& value) override;
+  void field(const char* name, std::optional<std::int64_t>& value) override;
   void field(const char* name, std::string& value) override;
   void field(const char* name, std::optional<std::string>& value) override;
   void field(const char* name, std::vector<std::string>& value) override;
@@ -31,6 +32,7 @@ class FieldReader final : public FieldVisitor {
   void field(const char* name, OneOrMany<std::int64_t>& value) override;
   void field(const char* name, Patterns<std::int64_t>& value) override;
   void field(const char* name, Patterns<double>& value) override;
+  void field(const char* name, Patterns<std::vector<bool>>& value) override;
   void field(const char* name, ModuleChoice& value) override;
   void field(const char* name, InitChoice& value) override;
   void field(const char* name, JsonText& value) override;

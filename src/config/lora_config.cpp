@@ -20,6 +20,11 @@ std::unique_ptr<AdapterConfig> LoraConfig::clone() const {
 }
 
 void LoraConfig::visit(FieldVisitor& visitor) {
+  visit_shared(visitor);
+  visitor.field("rank_pattern", rank_pattern);
+}
+
+void LoraConfig::visit_shared(FieldVisitor& visitor) {
   AdapterConfig::visit(visitor);
   visitor.field("r", r);
   visitor.field("lora_alpha", lora_alpha);
@@ -30,7 +35,6 @@ void LoraConfig::visit(FieldVisitor& visitor) {
   visitor.field("init_lora_weights", init_lora_weights);
   visitor.field("layers_to_transform", layers_to_transform);
   visitor.field("layers_pattern", layers_pattern);
-  visitor.field("rank_pattern", rank_pattern);
   visitor.field("alpha_pattern", alpha_pattern);
   visitor.field("target_parameters", target_parameters);
   visitor.field("alora_invocation_tokens", alora_invocation_tokens);
@@ -60,7 +64,8 @@ TargetRules LoraConfig::target_rules() const {
       layers_pattern.values(),
       rank_pattern,
       alpha_pattern,
-      target_parameters};
+      target_parameters,
+      bias};
 }
 
 namespace {
@@ -150,6 +155,25 @@ void check_pattern(
   }
 }
 
+// What PEFT refuses together.
+void check_combinations(const LoraConfig& config, Mistakes& mistakes) {
+  if (config.lora_bias && config.use_dora) {
+    mistakes.add(
+        ErrorKind::config, "lora_bias and use_dora cannot be combined");
+  }
+  if (config.lora_bias && config.init_lora_weights.is_named()) {
+    mistakes.add(
+        ErrorKind::config,
+        "lora_bias works only with init_lora_weights = true or false");
+  }
+  if (config.use_dora && config.init_lora_weights.is_named() &&
+      config.init_lora_weights.scheme() == "mica") {
+    mistakes.add(
+        ErrorKind::config,
+        "init_lora_weights = 'mica' and use_dora cannot be combined");
+  }
+}
+
 }  // namespace
 
 void LoraConfig::check(Mistakes& mistakes) const {
@@ -168,6 +192,7 @@ void LoraConfig::check(Mistakes& mistakes) const {
       [](double alpha) { return std::isfinite(alpha); },
       "it must be finite",
       mistakes);
+  check_combinations(*this, mistakes);
   detail::check_init_scheme(*this, mistakes);
   detail::check_variants(*this, mistakes);
 }

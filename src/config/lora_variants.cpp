@@ -52,40 +52,70 @@ void check_json_field(
   }
 }
 
+constexpr std::string_view niter = "pissa_niter_";
+
+// B and A take sqrt(S / s).
+void check_pissa(
+    const LoraConfig& config,
+    const std::string& scheme,
+    Mistakes& mistakes) {
+  if (scheme.starts_with("pissa") && !(config.lora_alpha > 0)) {
+    mistakes.add(
+        ErrorKind::config,
+        concat(
+            "init_lora_weights = '",
+            scheme,
+            "' needs lora_alpha > 0, found ",
+            config.lora_alpha));
+  }
+}
+
 }  // namespace
 
 void check_init_scheme(const LoraConfig& config, Mistakes& mistakes) {
   static const std::vector<std::string> not_built = {
-      "pissa",
-      "pissa_niter_N",
-      "olora",
-      "orthogonal",
-      "eva",
-      "corda",
-      "loftq",
-      "lora_ga",
-      "mica"};
+      "eva", "corda", "loftq", "lora_ga"};
+  static const std::vector<std::string> built = {
+      "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_4", "mica"};
   if (!config.init_lora_weights.is_named()) {
     return;
   }
   const std::string& given = config.init_lora_weights.scheme();
   const std::string scheme = lower_case(given);
-  if (scheme == "gaussian") {
+  if (std::find(built.begin(), built.end(), scheme) != built.end()) {
+    check_pissa(config, scheme, mistakes);
     return;
   }
-  const bool known = scheme.starts_with("pissa_niter_") ||
-      std::find(not_built.begin(), not_built.end(), scheme) != not_built.end();
-  if (known) {
+  if (scheme.starts_with(niter)) {
+    const std::string steps = scheme.substr(niter.size());
+    if (!steps.empty() && steps.size() < 5 &&
+        std::all_of(steps.begin(), steps.end(), [](unsigned char c) {
+          return std::isdigit(c);
+        })) {
+      check_pissa(config, scheme, mistakes);
+      return;
+    }
+    mistakes.add(
+        ErrorKind::config,
+        concat(
+            "init_lora_weights is '",
+            given,
+            "'; say how many steps with a number, as in 'pissa_niter_4'"));
+    return;
+  }
+  if (std::find(not_built.begin(), not_built.end(), scheme) !=
+      not_built.end()) {
     mistakes.add(
         ErrorKind::unsupported,
         concat(
             "init_lora_weights = '",
             given,
-            "' is not built yet; use true, false or 'gaussian'"));
+            "' is not built yet; use true, false, or one of ",
+            list_names(built, built.size())));
     return;
   }
   std::vector<std::string> names = not_built;
-  names.insert(names.begin(), "gaussian");
+  names.insert(names.begin(), built.begin(), built.end());
   mistakes.add(
       ErrorKind::config,
       concat(
@@ -93,7 +123,8 @@ void check_init_scheme(const LoraConfig& config, Mistakes& mistakes) {
           given,
           "', which PEFT does not know",
           did_you_mean(scheme, names),
-          "; use true, false or 'gaussian'"));
+          "; use true, false, or one of ",
+          list_names(built, built.size())));
 }
 
 void check_variants(const LoraConfig& config, Mistakes& mistakes) {
@@ -106,8 +137,6 @@ void check_variants(const LoraConfig& config, Mistakes& mistakes) {
       [&](const char* name, const JsonText& value, AsksWhen when) {
         check_json_field(name, value, when, mistakes);
       };
-  flag("use_dora", config.use_dora);
-  flag("lora_bias", config.lora_bias);
   flag("use_qalora", config.use_qalora);
   flag("ensure_weight_tying", config.ensure_weight_tying);
   using enum AsksWhen;

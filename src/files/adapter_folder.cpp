@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "peft/adapter_folder.h"
 
+#include <algorithm>
 #include <system_error>
 
 #include "base/atomic_file.h"
 #include "base/text.h"
+#include "base/warning.h"
 #include "files/saved_modules.h"
 #include "hosting/module_host.h"
 #include "model/adapter_tensors.h"
@@ -35,20 +37,70 @@ void make_directory(const fs::path& directory) {
   }
 }
 
+// "nothing silent": what only this library can load again.
+void warn_of_what_peft_lacks(const detail::AdapterRecord& adapter) {
+  const auto loads = detail::method_entry(*adapter.config).loads_in_peft;
+  std::vector<std::string> layers;
+  for (const detail::Target& target : adapter.targets) {
+    if (!target.is_saved_copy && !loads(*adapter.config, target.layer_type)) {
+      layers.push_back(
+          detail::concat(target.layer_path, " (", target.layer_type, ")"));
+    }
+  }
+  if (!layers.empty()) {
+    layers.erase(std::unique(layers.begin(), layers.end()), layers.end());
+    detail::warn(detail::concat(
+        "adapter '",
+        adapter.name,
+        "': Python PEFT ",
+        adapter.config->peft_version,
+        " has no ",
+        adapter.config->peft_type(),
+        " adapter of this kind for ",
+        detail::list_names(layers),
+        "; the file loads here, not there"));
+  }
+}
+
+void check_can_be_plain(
+    const detail::AdapterRecord& adapter,
+    const SaveOptions& options) {
+  if (options.as_plain_lora &&
+      !detail::method_entry(*adapter.config).make_plain) {
+    throw Error(
+        ErrorKind::unsupported,
+        detail::concat(
+            "cannot save adapter '",
+            adapter.name,
+            "' as plain LoRA: it is ",
+            adapter.config->peft_type(),
+            "; save it without as_plain_lora"));
+  }
+}
+
 void save_record(
     const detail::AdapterRecord& adapter,
     const detail::Host& host,
-    const fs::path& directory) {
+    const fs::path& directory,
+    const SaveOptions& options) {
+  warn_of_what_peft_lacks(adapter);
   auto config = adapter.config->clone();
   config->inference_mode = true;  // as PEFT saves it, whatever it was
   std::vector<std::string> paths;
   for (const detail::Target& target : adapter.targets) {
     paths.push_back(target.pattern_path);
   }
-  detail::method_entry(*config).settle(*config, paths);
+  const detail::MethodEntry& entry = detail::method_entry(*config);
+  if (entry.settle) {
+    entry.settle(*config, paths);
+  }
+  if (options.as_plain_lora) {
+    entry.make_plain(*config);
+  }
   detail::spell_out_saved_modules(*config, host);
   StateDict tensors;
-  for (const auto& item : detail::adapter_tensors(adapter)) {
+  for (const auto& item :
+       detail::written_tensors(adapter, options.as_plain_lora)) {
     tensors.insert("base_model.model." + item.key(), item.value());
   }
   const std::string json = to_json(*config);
@@ -63,30 +115,38 @@ void save_record(
 
 }  // namespace
 
-void save_pretrained(torch::nn::Module& model, const fs::path& directory) {
+void save_pretrained(
+    torch::nn::Module& model,
+    const fs::path& directory,
+    const SaveOptions& options) {
   const detail::ModuleHost host(model);
   const auto state = detail::get_state(host);
   const auto folder_of = [&](const detail::AdapterRecord& adapter) {
     return adapter.name == "default" ? directory : directory / adapter.name;
   };
+  for (const auto& adapter : state->adapters) {
+    check_can_be_plain(*adapter, options);
+  }
   // Folders first: a name that no folder can have is met before any file.
   for (const auto& adapter : state->adapters) {
     make_directory(folder_of(*adapter));
   }
   for (const auto& adapter : state->adapters) {
-    save_record(*adapter, host, folder_of(*adapter));
+    save_record(*adapter, host, folder_of(*adapter), options);
   }
 }
 
 void save_adapter(
     torch::nn::Module& model,
     const fs::path& directory,
-    const std::string& adapter_name) {
+    const std::string& adapter_name,
+    const SaveOptions& options) {
   const detail::ModuleHost host(model);
   const auto state = detail::get_state(host);
   const auto& adapter = state->get(adapter_name, "save_adapter");
+  check_can_be_plain(adapter, options);
   make_directory(directory);
-  save_record(adapter, host, directory);
+  save_record(adapter, host, directory, options);
 }
 
 Adapters load_adapter(

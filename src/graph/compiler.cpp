@@ -264,7 +264,8 @@ Compiler::call_operator(const Json& node, Origin origin, Builder& builder) {
   if (!op) {
     throw BrokenJson(
         "this libtorch has no such operator; if a library brings it, load the "
-        "library first, and if it exists in Python only, export without it");
+        "library first; if it exists in Python only, export without it; if it "
+        "came with a newer torch, use a libtorch that is as new");
   }
   const c10::FunctionSchema& schema = op->schema();
   auto operands = read_operands(node, schema, origin, builder.scope);

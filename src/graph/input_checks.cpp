@@ -106,7 +106,10 @@ void InputCheck::check(
           why,
           ")"));
     };
-    sizes_[i]->solve(size, symbols);
+    if (!sizes_[i]->solve(size, symbols)) {
+      wrong(sizes_[i]->text(), "of whole numbers");
+      continue;
+    }
     const auto wanted = sizes_[i]->evaluate(symbols);
     if (wanted && *wanted != size) {
       wrong(
@@ -115,10 +118,23 @@ void InputCheck::check(
               ? "dynamic_shapes of torch.export.export lets it vary"
               : sizes_[i]->text());
     }
+    const auto names = sizes_[i]->symbols();
     const auto range =
-        sizes_[i]->is_symbol() ? ranges.find(sizes_[i]->text()) : ranges.end();
-    if (range != ranges.end() && !allows(range->second, size)) {
+        names.size() == 1 ? ranges.find(*names.begin()) : ranges.end();
+    if (range == ranges.end() || !symbols.contains(range->first)) {
+      continue;
+    }
+    if (sizes_[i]->is_symbol() && !allows(range->second, size)) {
       wrong(range_text(range->second), sizes_[i]->text());
+    } else if (!allows(range->second, symbols.at(range->first))) {
+      wrong(
+          concat(
+              sizes_[i]->text(),
+              " with ",
+              range->first,
+              " ",
+              range_text(range->second)),
+          concat(range->first, " would be ", symbols.at(range->first)));
     }
   }
 }

@@ -43,4 +43,28 @@ ModeArguments find_mode(
   return found;
 }
 
+void write_eval_mode(Json& graph) {
+  for (Json& node : graph["nodes"]) {
+    bool running_statistics = false;
+    for (Json& input : node["inputs"]) {
+      const std::string name = input.value("name", "");
+      Json& argument = input["arg"];
+      running_statistics |=
+          name == "running_mean" && !argument.contains("as_none");
+      if (argument.contains("as_graph")) {
+        write_eval_mode(argument["as_graph"]["graph"]);
+      } else if (
+          Json* flag =
+              argument.contains("as_bool") ? &argument["as_bool"] : nullptr) {
+        const bool on = flag->is_boolean() && flag->get<bool>();
+        if (mode_of(name, on, running_statistics) == Mode::training) {
+          *flag = false;
+        }
+      } else if (argument.contains("as_float") && name == "dropout_p") {
+        argument["as_float"] = 0.0;
+      }
+    }
+  }
+}
+
 }  // namespace peft::graph

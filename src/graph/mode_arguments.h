@@ -9,6 +9,7 @@
 
 #include <ATen/core/function_schema.h>
 
+#include "graph/json_fields.h"
 #include "graph/operand.h"
 
 namespace peft::graph {
@@ -24,5 +25,9 @@ struct ModeArguments {
 ModeArguments find_mode(
     const c10::FunctionSchema& schema,
     const std::vector<Operand>& operands);
+
+/// Gives those arguments their values of eval mode in the text of a graph and
+/// of all graphs in it.
+void write_eval_mode(Json& graph);
 
 }  // namespace peft::graph

@@ -150,16 +150,14 @@ class TensorReader {
 
  private:
   const at::Storage& storage_of(const std::string& record) {
-    auto [place, is_new] = storages_.try_emplace(record);
-    if (is_new) {
-      const Bytes bytes = archive_.bytes(record);
-      const auto size = static_cast<std::int64_t>(bytes.size);
-      place->second =
-          at::from_blob(
-              bytes.data, {size}, [owner = bytes.owner](void*) {}, at::kByte)
-              .storage();
+    if (const auto found = storages_.find(record); found != storages_.end()) {
+      return found->second;
     }
-    return place->second;
+    const Bytes bytes = archive_.bytes(record);  // throws for a missing record
+    const auto size = static_cast<std::int64_t>(bytes.size);
+    const at::Tensor whole = at::from_blob(
+        bytes.data, {size}, [owner = bytes.owner](void*) {}, at::kByte);
+    return storages_.emplace(record, whole.storage()).first->second;
   }
 
   const Archive& archive_;

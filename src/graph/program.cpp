@@ -76,8 +76,13 @@ Program::Program(ProgramParts parts)
   }
   batch_counters_ = parts_.table.batch_counters();
   dtype_ = exported_dtype_ = most_common_dtype(parts_.table);
-  training_ =
-      parts_.findings.has_training_mode || !parts_.findings.has_eval_mode;
+  // A dtype that the model asks for by name stays what it is in to().
+  parts_.graph.for_each_constant([&](Operand& operand) {
+    operand.is_dtype = operand.is_dtype &&
+        operand.constant.toInt() == static_cast<std::int64_t>(dtype_);
+  });
+  // A graph without dropout or batch norm does not say: then nothing random.
+  training_ = parts_.findings.has_training_mode;
   layers_->train(training_);
 }
 
@@ -237,8 +242,7 @@ void Program::to(
     if (device && operand.constant.isDevice()) {
       operand.constant = *device;
     }
-    if (dtype && operand.is_dtype &&
-        operand.constant.toInt() == static_cast<std::int64_t>(dtype_)) {
+    if (dtype && operand.is_dtype) {
       operand.constant = static_cast<std::int64_t>(*dtype);
     }
   };

@@ -9,6 +9,7 @@
 #include "base/callback_file.h"
 #include "base/text.h"
 #include "graph/json_fields.h"
+#include "graph/mode_arguments.h"
 #include "graph/node_text.h"
 #include "graph/program.h"
 #include "graph/scope.h"
@@ -262,7 +263,13 @@ void save_program(
   }
   for (const std::string& record : archive.records()) {
     if (record == model_record) {
-      const std::string text = names.apply(archive.text(record));
+      std::string text = names.apply(archive.text(record));
+      if (merged && parts.findings.has_training_mode &&
+          !program.is_training()) {
+        Json model = Json::parse(text);
+        write_eval_mode(model["graph_module"]["graph"]);
+        text = model.dump();
+      }
       output.record(record, text.data(), text.size());
     } else if (!skipped.contains(record) && !writer.replaces(record)) {
       const Bytes bytes = archive.bytes(record);

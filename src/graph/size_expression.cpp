@@ -188,10 +188,10 @@ std::optional<std::int64_t> SizeExpression::evaluate(
   return result;
 }
 
-void SizeExpression::solve(std::int64_t size, Symbols& symbols) const {
+bool SizeExpression::solve(std::int64_t size, Symbols& symbols) const {
   std::set<std::string> unknown = symbols_without(symbols);
   if (unknown.size() != 1) {
-    return;
+    return true;
   }
   const std::string& name = *unknown.begin();
   Symbols trial = symbols;
@@ -201,13 +201,16 @@ void SizeExpression::solve(std::int64_t size, Symbols& symbols) const {
   };
   const auto zero = at(0);
   const auto one = at(1);
-  if (!zero || !one || *one == *zero) {
-    return;
+  const auto two = at(2);
+  if (!zero || !one || !two || *one == *zero || *two - *one != *one - *zero) {
+    return true;
   }
   const std::int64_t value = (size - *zero) / (*one - *zero);
-  if (at(value) == size) {
-    symbols[name] = value;
+  if (at(value) != size) {
+    return false;
   }
+  symbols[name] = value;
+  return true;
 }
 
 std::set<std::string> SizeExpression::symbols_without(

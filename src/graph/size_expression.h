@@ -28,8 +28,9 @@ class SizeExpression {
   /// nullopt when a symbol has no value yet, or the operation is not known.
   std::optional<std::int64_t> evaluate(const Symbols& symbols) const;
   /// When one symbol has no value yet and the expression is linear in it:
-  /// gives it the value with which the expression is `size`.
-  void solve(std::int64_t size, Symbols& symbols) const;
+  /// gives it the value with which the expression is `size`. False when there
+  /// is none.
+  bool solve(std::int64_t size, Symbols& symbols) const;
   /// "s0", "2*s0 + 1".
   std::string text() const;
 

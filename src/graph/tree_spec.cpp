@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "graph/tree_spec.h"
 
+#include <algorithm>
+
 #include "base/text.h"
 #include "graph/json_fields.h"
 #include "peft/error.h"
@@ -55,6 +57,10 @@ TreeSpec read(const Json& json, std::size_t depth) {
   if (text && text->is_string() && !sequence) {
     const Json context = Json::parse(as_text(*text), nullptr, false);
     spec.keys = read_keys(context, spec.children.size());
+    spec.integer_keys = context.is_array() && !context.empty() &&
+        std::all_of(context.begin(), context.end(), [](const Json& key) {
+                          return key.is_number_integer();
+                        });
     if (spec.keys.size() == spec.children.size()) {
       spec.kind = TreeSpec::Kind::dict;
     }
@@ -117,6 +123,11 @@ TreeSpec TreeSpec::parse(const std::string& text) {
   return read(json[1], 0);
 }
 
+IValue TreeSpec::key(std::size_t child) const {
+  return integer_keys ? IValue(std::int64_t{std::stoll(keys[child])})
+                      : IValue(keys[child]);
+}
+
 std::size_t TreeSpec::leaf_count() const {
   if (kind == Kind::leaf) {
     return 1;
@@ -165,7 +176,7 @@ void TreeSpec::flatten(
   }
   const auto dict = value.toGenericDict();
   for (std::size_t i = 0; i < children.size(); ++i) {
-    const auto found = dict.find(keys[i]);
+    const auto found = dict.find(key(i));
     if (found == dict.end() || dict.size() != children.size()) {
       throw Error(
           ErrorKind::input,
@@ -188,9 +199,12 @@ IValue TreeSpec::unflatten(std::vector<IValue>::iterator& next) const {
     case Kind::leaf:
       return std::move(*next++);
     case Kind::dict: {
-      c10::impl::GenericDict dict(c10::StringType::get(), c10::AnyType::get());
+      c10::impl::GenericDict dict(
+          integer_keys ? c10::TypePtr(c10::IntType::get())
+                       : c10::TypePtr(c10::StringType::get()),
+          c10::AnyType::get());
       for (std::size_t i = 0; i < children.size(); ++i) {
-        dict.insert(keys[i], children[i].unflatten(next));
+        dict.insert(key(i), children[i].unflatten(next));
       }
       return dict;
     }

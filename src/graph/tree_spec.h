@@ -17,12 +17,15 @@ struct TreeSpec {
 
   Kind kind = Kind::leaf;
   std::vector<std::string> keys;  // of a dict, or a dataclass's field names
+  bool integer_keys = false;      // of a dict
   std::vector<TreeSpec> children;
 
   /// Throws BrokenJson.
   static TreeSpec parse(const std::string& text);
 
   std::size_t leaf_count() const;
+  /// The key of a dict's child, as dicts are given and returned.
+  c10::IValue key(std::size_t child) const;
   /// A name for each leaf: "logits", "past.0.1", below `prefix`.
   void leaf_names(const std::string& prefix, std::vector<std::string>& names)
       const;

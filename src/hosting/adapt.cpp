@@ -47,7 +47,7 @@ adapt(const at::Tensor& weight, const AdapterConfig& config, WeightUse use) {
   mistakes.raise_if_any();
   const WeightLayout layout = layout_of(weight, use, /*groups=*/1);
   const std::shared_ptr<const Method> method =
-      method_entry(config).make(config, "");
+      method_entry(config).make(config, {});
   method->check(layout, "the tensor", mistakes);
   mistakes.raise_if_any();
 
@@ -59,10 +59,13 @@ adapt(const at::Tensor& weight, const AdapterConfig& config, WeightUse use) {
       attachment->parameters.push_back(
           at::empty(spec.shape, weight.options().requires_grad(false)));
     }
-    method->initialise(attachment->parameters, weight, layout);
+    method->initialise(
+        {weight, layout, attachment->parameters, SquaredNorms()});
   }
-  for (const at::Tensor& parameter : attachment->parameters) {
-    parameter.set_requires_grad(!config.inference_mode);
+  const auto specs = method->parameters(layout);
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    attachment->parameters[i].set_requires_grad(
+        !config.inference_mode && !specs[i].is_buffer);
   }
   attachment->dropout = make_dropout(method->dropout().p);
   auto adapted = std::make_shared<AdaptedWeight>(

@@ -84,11 +84,13 @@ bool AdaptedTensor::is_moved_reading(const at::Tensor& data) const {
 void AdaptedTensor::shallow_copy_from(
     const c10::intrusive_ptr<c10::TensorImpl>& impl) {
   const at::Tensor data = plain(at::Tensor(impl));
-  at::Tensor base = written();
-  if (is_moved_reading(data)) {
+  at::Tensor base = weight_->base();
+  if (data.is_same(base)) {
+    // The base was given its data already; what stands here follows.
+  } else if (is_moved_reading(data)) {
     base.set_data(base.detach().to(data.device(), data.scalar_type()));
   } else {
-    base.set_data(data);
+    written().set_data(data);
   }
   weight_->move_attachments();
   if (view_.steps.empty()) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include <ATen/ops/cat.h>
 #include <torch/nn/modules/dropout.h>
 
 namespace peft::detail {
@@ -12,6 +13,22 @@ std::atomic<std::int64_t> formed{0};
 
 bool before(const std::shared_ptr<const Attachment>& a, AdapterId id) {
   return a->adapter < id;
+}
+
+// `bias` with the result of `change` in place of some of its rows.
+template <class Change>
+at::Tensor with_rows(
+    const at::Tensor& bias,
+    std::pair<std::int64_t, std::int64_t> rows,
+    const Change& change) {
+  const auto [begin, end] = rows;
+  if (begin == 0 && end == bias.size(0)) {
+    return change(bias);
+  }
+  return at::cat(
+      {bias.slice(0, 0, begin),
+       change(bias.slice(0, begin, end)),
+       bias.slice(0, end)});
 }
 
 }  // namespace
@@ -85,22 +102,30 @@ c10::SmallVector<std::shared_ptr<const Attachment>, 2> AdaptedWeight::active()
   }
   const auto all = attachments_.load();
   for (const AdapterId id : chosen->ids) {
-    const auto place = std::lower_bound(all->begin(), all->end(), id, before);
-    if (place != all->end() && (*place)->adapter == id) {
+    // Several where the projections of an attention share one bias.
+    for (auto place = std::lower_bound(all->begin(), all->end(), id, before);
+         place != all->end() && (*place)->adapter == id;
+         ++place) {
       found.push_back(*place);
     }
   }
   return found;
 }
 
+Application AdaptedWeight::application(const Attachment& attachment) const {
+  return {
+      base_, layout_, attachment.parameters, norms_, attachment.scale->load()};
+}
+
 std::optional<CheapReading> AdaptedWeight::cheap_reading() const {
   CheapReading reading{base_, {}};
   for (const auto& a : active()) {
-    const auto form =
-        a->method->cheap_form(a->parameters, layout_, a->scale.load());
-    if (const auto* low_rank = std::get_if<LowRank>(&form)) {
-      reading.terms.push_back(
-          {low_rank->A, low_rank->B, low_rank->scale, a->dropout_now()});
+    auto form = a->method->cheap_form(application(*a));
+    if (auto* low_rank = std::get_if<LowRank>(&form)) {
+      reading.steps.push_back(
+          LowRankStep{std::move(*low_rank), a->dropout_now()});
+    } else if (auto* gain = std::get_if<Gain>(&form)) {
+      reading.steps.push_back(std::move(*gain));
     } else if (const auto* replaced = std::get_if<Replaced>(&form)) {
       reading = {replaced->weight, {}};
     } else {
@@ -114,13 +139,15 @@ at::Tensor AdaptedWeight::effective() const {
   at::Tensor weight = base_;
   bool added = false;
   for (const auto& a : active()) {
-    const double scale = a->scale.load();
-    const auto form = a->method->cheap_form(a->parameters, layout_, scale);
-    if (const auto* replaced = std::get_if<Replaced>(&form)) {
-      weight = replaced->weight;
+    const Application on = application(*a);
+    if (a->bias_rows) {
+      weight = with_rows(weight, *a->bias_rows, [&](const at::Tensor& rows) {
+        return a->method->effective_bias(rows, on);
+      });
     } else {
-      weight = a->method->effective(weight, a->parameters, layout_, scale);
-      added = true;
+      const at::Tensor before = weight;
+      weight = a->method->effective(before, on);
+      added |= !a->method->replaces();
     }
   }
   formed += added ? 1 : 0;
@@ -130,9 +157,8 @@ at::Tensor AdaptedWeight::effective() const {
 at::Tensor AdaptedWeight::written() const {
   at::Tensor weight = base_;
   for (const auto& a : active()) {
-    const auto form = a->method->cheap_form(a->parameters, layout_, 1.0);
-    if (const auto* replaced = std::get_if<Replaced>(&form)) {
-      weight = replaced->weight;
+    if (a->method->replaces()) {
+      weight = a->method->effective(weight, application(*a));
     }
   }
   return weight;

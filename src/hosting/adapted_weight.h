@@ -27,28 +27,33 @@ struct Attachment {
   AdapterId adapter = 0;
   std::shared_ptr<const Method> method;
   Tensors parameters;  // in the order of the method's specs
+  /// Set: it stands on the bias that goes with the weight, on these rows of it
+  /// (begin, end).
+  std::optional<std::pair<std::int64_t, std::int64_t>> bias_rows;
   std::shared_ptr<torch::nn::DropoutImpl> dropout;  // none: no dropout
   /// Whether the layer trains; not set: the dropout module knows.
   std::function<bool()> is_training;
-  std::atomic<double> scale{1.0};
+  /// Shared by a weight's attachment and its bias's.
+  std::shared_ptr<std::atomic<double>> scale =
+      std::make_shared<std::atomic<double>>(1.0);
 
   /// The dropout to apply now: 0 in eval mode.
   double dropout_now() const;
 };
 
-/// A low-rank product to add to a plain operator's result.
-struct LowRankTerm {
-  at::Tensor A;
-  at::Tensor B;
-  double scale;
+struct LowRankStep {
+  LowRank form;
   double dropout;
 };
-using LowRankTerms = c10::SmallVector<LowRankTerm, 2>;
 
-/// A weight as the plain tensor and the terms that the active adapters add.
+/// What one adapter does inside an operator, in the order they act.
+using Step = std::variant<LowRankStep, Gain>;
+using Steps = c10::SmallVector<Step, 1>;
+
+/// A weight as the plain tensor and what the active adapters do to it.
 struct CheapReading {
   at::Tensor base;
-  LowRankTerms terms;
+  Steps steps;
 };
 
 class AdaptedWeight {
@@ -66,7 +71,7 @@ class AdaptedWeight {
   bool has_attachments() const { return !attachments_.load()->empty(); }
   bool has(AdapterId adapter) const;
 
-  /// Base and terms; nothing when an active adapter has no cheap form.
+  /// Base and steps; nothing when an active adapter has no cheap form.
   std::optional<CheapReading> cheap_reading() const;
   /// The weight as the active adapters make it, differentiable; the base
   /// itself when none is active.
@@ -87,10 +92,12 @@ class AdaptedWeight {
   using Attachments = std::vector<std::shared_ptr<const Attachment>>;
 
   c10::SmallVector<std::shared_ptr<const Attachment>, 2> active() const;
+  Application application(const Attachment& attachment) const;
 
   const at::Tensor base_;
   const WeightLayout layout_;
   const std::shared_ptr<const Activation> activation_;
+  const SquaredNorms norms_;
   Snapshot<Attachments> attachments_;  // sorted by adapter id
   c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl> tensor_;
 };

@@ -5,9 +5,11 @@
 #include <torch/nn/modules/container/parameterdict.h>
 #include <torch/nn/modules/dropout.h>
 #include <torch/nn/modules/linear.h>
+#include <torch/nn/modules/rnn.h>
 
 #include "base/text.h"
 #include "hosting/adapted_tensor.h"
+#include "peft/error.h"
 
 namespace peft::detail {
 namespace {
@@ -22,12 +24,25 @@ class AdapterContainer {
   virtual bool is_empty() const = 0;
   virtual void erase(const std::string& adapter) = 0;
 
+  /// RNN, LSTM and GRU read their parameters anew when they are moved, and drop
+  /// what stood in their place, with no way to put it back afterwards.
+  void forbid_moving(bool forbidden) { may_move_ = !forbidden; }
+
   void follow(const std::shared_ptr<AdaptedWeight>& weight) {
     std::erase_if(weights_, [](const auto& w) { return w.expired(); });
     weights_.push_back(weight);
   }
 
  protected:
+  void check_moving() const {
+    if (!may_move_) {
+      throw Error(
+          ErrorKind::state,
+          "a recurrent layer with adapters cannot be moved with to(), which "
+          "would take them off without a word; move the model before it is "
+          "given adapters, or unload(), move it and load them again");
+    }
+  }
   void announce(torch::Dtype dtype) const {
     for (const auto& followed : weights_) {
       if (const auto weight = followed.lock()) {
@@ -38,6 +53,7 @@ class AdapterContainer {
 
  private:
   std::vector<std::weak_ptr<AdaptedWeight>> weights_;
+  bool may_move_ = true;
 };
 
 template <class Dict>
@@ -45,14 +61,17 @@ class Announcing : public Dict, public AdapterContainer {
  public:
   void to(torch::Device device, torch::Dtype dtype, bool non_blocking)
       override {
+    check_moving();
     Dict::to(device, dtype, non_blocking);
     announce(dtype);
   }
   void to(torch::Dtype dtype, bool non_blocking) override {
+    check_moving();
     Dict::to(dtype, non_blocking);
     announce(dtype);
   }
   void to(torch::Device device, bool non_blocking) override {
+    check_moving();
     Dict::to(device, non_blocking);
   }
 };
@@ -110,15 +129,26 @@ std::shared_ptr<nn::Module> child(
   return found ? *found : nullptr;
 }
 
-// The container `name` of `parent`, made if need be.
+bool is_recurrent(const nn::Module& layer) {
+  return dynamic_cast<const nn::RNNImpl*>(&layer) ||
+      dynamic_cast<const nn::LSTMImpl*>(&layer) ||
+      dynamic_cast<const nn::GRUImpl*>(&layer);
+}
+
+// The container `name` of `parent`, made if need be. Two methods may call
+// containers of different kinds by one name (LoRA's and AdaLoRA's lora_A): the
+// later one's gets a name of its own.
 template <class Container>
-std::shared_ptr<Container> container(
-    nn::Module& parent,
-    const std::string& name) {
+std::shared_ptr<Container> container(nn::Module& parent, std::string name) {
   auto found = std::dynamic_pointer_cast<Container>(child(parent, name));
+  if (!found && child(parent, name)) {
+    name += "_";
+    found = std::dynamic_pointer_cast<Container>(child(parent, name));
+  }
   if (!found) {
     found = parent.register_module(name, std::make_shared<Container>());
     found->train(parent.is_training());
+    found->forbid_moving(is_recurrent(parent));
   }
   return found;
 }
@@ -230,6 +260,15 @@ void register_adapter(
   for (const SeatedTensor& seated : adapter.tensors) {
     seat_tensor(*parent, name, seated, weight);
   }
+}
+
+void follow_dtype(
+    const Seat& seat,
+    const SeatedAdapter& adapter,
+    const std::shared_ptr<AdaptedWeight>& weight) {
+  const auto parent = find_seat(seat);
+  const auto dict = child(*parent, adapter.tensors.front().spec.dict);
+  dynamic_cast<AdapterContainer&>(*dict).follow(weight);
 }
 
 void unregister_adapter(const Seat& seat, const std::string& name) {

@@ -58,6 +58,12 @@ void register_adapter(
     const SeatedAdapter& adapter,
     const std::shared_ptr<AdaptedWeight>& weight);
 
+/// Tells one more weight of dtype changes: the bias that goes with the first.
+void follow_dtype(
+    const Seat& seat,
+    const SeatedAdapter& adapter,
+    const std::shared_ptr<AdaptedWeight>& weight);
+
 /// Takes everything of adapter `name` out again, and containers left empty.
 void unregister_adapter(const Seat& seat, const std::string& name);
 

@@ -42,6 +42,12 @@ KnownLayer know_attention(
   return known;
 }
 
+// As in a torch::nn model, where these layers have no form for adapters.
+bool takes_adapters(const std::string& kind) {
+  return kind != "EmbeddingBag" && kind != "Bilinear" && kind != "PReLU" &&
+      !kind.starts_with("ConvTranspose");
+}
+
 bool is_linear_use(WeightUse use) {
   return use == WeightUse::linear || use == WeightUse::linear_transposed;
 }
@@ -58,7 +64,8 @@ KnownLayer know_foreign_layer(
   std::size_t weights = 0;
   for (const ForeignMember& member : members) {
     TensorMember tensor{member.name, member.tensor};
-    if (member.takes_adapters && fits(*member.tensor, member.use)) {
+    if (member.takes_adapters && takes_adapters(kind) &&
+        fits(*member.tensor, member.use)) {
       tensor.layout = layout_of(*member.tensor, member.use, member.groups);
       tensor.bare = member.use == WeightUse::any;
       known.linear |= member.name == "weight" && is_linear_use(member.use);

@@ -9,9 +9,9 @@
 #include <ATen/Functions.h>
 
 #include "hosting/adapted_tensor.h"
+#include "hosting/apply_adapters.h"
 #include "hosting/dispatch_key.h"
 #include "hosting/fallback.h"
-#include "hosting/low_rank.h"
 
 namespace peft::detail {
 namespace {
@@ -19,6 +19,26 @@ namespace {
 using at::IntArrayRef;
 using at::Tensor;
 using Form = WeightLayout::Form;
+
+// The steps of consecutive outputs alone.
+void take_outputs(Steps& steps, std::int64_t begin, std::int64_t end) {
+  const auto take = [&](Tensor& tensor) {
+    if (tensor.defined()) {
+      tensor = tensor.slice(0, begin, end);
+    }
+  };
+  for (Step& step : steps) {
+    if (auto* low_rank = std::get_if<LowRankStep>(&step)) {
+      take(low_rank->form.B);
+      take(low_rank->form.B0);
+      take(low_rank->form.bias);
+      take(low_rank->form.gain);
+    } else if (auto& gain = std::get<Gain>(step);
+               gain.side == Gain::Side::outputs) {
+      take(gain.vector);
+    }
+  }
+}
 
 // `tensor` as a weight [outputs, inputs], or [inputs, outputs] when
 // inputs_first, whose adapters can run on their factors.
@@ -41,11 +61,29 @@ std::optional<CheapReading> as_linear_map(
   }
   reading->base = adapted->replay(reading->base);
   if (view.rows) {
-    for (LowRankTerm& term : reading->terms) {
-      term.B = term.B.slice(0, view.rows->first, view.rows->second);
-    }
+    take_outputs(reading->steps, view.rows->first, view.rows->second);
   }
   return reading;
+}
+
+// `run(x, w)` with the adapters of `map`; `bias` is what it adds at the end.
+template <class Run>
+Tensor apply_linear(
+    const CheapReading& map,
+    const Tensor& x,
+    const Tensor& bias,
+    double alpha,
+    const Run& run) {
+  return apply_adapters(
+      LinearCall{
+          [&](const Tensor& in) { return run(in, map.base, bias); },
+          [&](const Tensor& in) {
+            return run(in, map.base.to(in.scalar_type()), Tensor());
+          },
+          bias,
+          alpha},
+      x,
+      map.steps);
 }
 
 Tensor linear(
@@ -54,7 +92,14 @@ Tensor linear(
     const std::optional<Tensor>& bias) {
   const Tensor x = plain(input);
   if (const auto map = as_linear_map(weight, false)) {
-    return add_linear(at::linear(x, map->base, plain(bias)), x, map->terms);
+    return apply_linear(
+        *map,
+        x,
+        plain(bias).value_or(Tensor()),
+        1,
+        [](const Tensor& in, const Tensor& w, const Tensor& b) {
+          return at::linear(in, w, b);
+        });
   }
   return at::linear(x, plain(weight), plain(bias));
 }
@@ -62,7 +107,10 @@ Tensor linear(
 Tensor matmul(const Tensor& self, const Tensor& other) {
   const Tensor x = plain(self);
   if (const auto map = as_linear_map(other, true)) {
-    return add_linear(at::matmul(x, map->base), x, map->terms);
+    return apply_linear(
+        *map, x, {}, 1, [](const Tensor& in, const Tensor& w, const Tensor&) {
+          return at::matmul(in, w);
+        });
   }
   return at::matmul(x, plain(other));
 }
@@ -70,7 +118,10 @@ Tensor matmul(const Tensor& self, const Tensor& other) {
 Tensor mm(const Tensor& self, const Tensor& mat2) {
   const Tensor x = plain(self);
   if (const auto map = as_linear_map(mat2, true)) {
-    return add_linear(at::mm(x, map->base), x, map->terms);
+    return apply_linear(
+        *map, x, {}, 1, [](const Tensor& in, const Tensor& w, const Tensor&) {
+          return at::mm(in, w);
+        });
   }
   return at::mm(x, plain(mat2));
 }
@@ -82,14 +133,23 @@ Tensor addmm(
     const at::Scalar& beta,
     const at::Scalar& alpha) {
   const Tensor x = plain(mat1);
-  if (auto map = as_linear_map(mat2, true)) {
-    for (LowRankTerm& term : map->terms) {
-      term.scale *= alpha.toDouble();
-    }
-    return add_linear(
-        at::addmm(plain(self), x, map->base, beta, alpha), x, map->terms);
+  const Tensor bias = plain(self);
+  const auto map = as_linear_map(mat2, true);
+  if (!map) {
+    return at::addmm(bias, x, plain(mat2), beta, alpha);
   }
-  return at::addmm(plain(self), x, plain(mat2), beta, alpha);
+  const auto run = [&](const Tensor& in) {
+    return at::addmm(bias, in, map->base, beta, alpha);
+  };
+  const auto map_only = [&](const Tensor& in) {
+    return at::mm(in, map->base.to(in.scalar_type())) * alpha;
+  };
+  const bool is_plain = beta.equal(1);
+  return apply_adapters(
+      LinearCall{
+          run, map_only, is_plain ? bias : bias * beta, alpha.toDouble()},
+      x,
+      map->steps);
 }
 
 // `tensor` as an untouched weight of the layout `form`.
@@ -110,12 +170,11 @@ Tensor embedding(
     bool sparse) {
   const Tensor i = plain(indices);
   if (const auto table = as_whole(weight, Form::table)) {
-    const Lookup lookup{padding_idx, scale_grad_by_freq, sparse};
-    return add_embedding(
-        at::embedding(table->base, i, padding_idx, scale_grad_by_freq, sparse),
+    return apply_adapters(
+        Lookup{padding_idx, scale_grad_by_freq, sparse},
+        table->base,
         i,
-        table->terms,
-        lookup);
+        table->steps);
   }
   return at::embedding(
       plain(weight), i, padding_idx, scale_grad_by_freq, sparse);
@@ -135,9 +194,11 @@ Tensor& embedding_renorm_(
   Tensor written = adapted->written();
   at::embedding_renorm_(written, indices, max_norm, norm_type);
   if (const auto table = as_whole(self, Form::table)) {
-    for (const LowRankTerm& term : table->terms) {
-      Tensor rows = term.A.t();
-      at::embedding_renorm_(rows, indices, max_norm, norm_type);
+    for (const Step& step : table->steps) {
+      if (const auto* low_rank = std::get_if<LowRankStep>(&step)) {
+        Tensor rows = low_rank->form.A.t();
+        at::embedding_renorm_(rows, indices, max_norm, norm_type);
+      }
     }
   }
   return self;
@@ -154,14 +215,8 @@ Tensor convolve(
     const Run& run) {
   const Tensor x = plain(input);
   if (const auto kernel = as_whole(weight, Form::kernel)) {
-    return add_convolution(
-        run(x, kernel->base, plain(bias), groups),
-        x,
-        kernel->terms,
-        groups,
-        [&](const Tensor& dropped, const Tensor& A) {
-          return run(dropped, A, std::optional<Tensor>(), 1);
-        });
+    return apply_adapters(
+        Convolution{run, plain(bias), groups}, kernel->base, x, kernel->steps);
   }
   return run(x, plain(weight), plain(bias), groups);
 }

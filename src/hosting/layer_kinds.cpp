@@ -43,12 +43,38 @@ Members normalisation(Layer& layer) {
 
 template <class Layer>
 Members recurrent_cell(Layer& layer) {
-  return {
+  Members members = {
       {"weight_ih", &layer.weight_ih},
       {"weight_hh", &layer.weight_hh},
       {"bias_ih", &layer.bias_ih},
       {"bias_hh", &layer.bias_hh}};
+  for (std::size_t i : {0, 1}) {
+    members[i].layout = WeightLayout::matrix(*members[i].tensor);
+    members[i].bare = true;
+  }
+  return members;
 }
+
+// What RNN, LSTM and GRU read in forward is a protected list, whose place a
+// derived class may name.
+template <class Layer>
+struct Recurrent : Layer {
+  static Members members(Layer& layer) {
+    Members members;
+    const auto& names = layer.*(&Recurrent::flat_weights_names_);
+    auto& tensors = layer.*(&Recurrent::flat_weights_);
+    for (std::size_t i = 0; i < std::min(names.size(), tensors.size()); ++i) {
+      TensorMember member{names[i], &tensors[i]};
+      member.moves = true;
+      if (names[i].starts_with("weight")) {
+        member.layout = WeightLayout::matrix(tensors[i]);
+        member.bare = true;
+      }
+      members.push_back(std::move(member));
+    }
+    return members;
+  }
+};
 
 template <class Layer>
 Members convolution(Layer& layer) {
@@ -115,6 +141,13 @@ std::vector<Kind> make_built_in_kinds() {
       kind("Conv2d", convolution<nn::Conv2dImpl>),
       kind("Conv3d", convolution<nn::Conv3dImpl>),
       kind("MultiheadAttention", attention),
+      // Each gate's rows in one matrix; read inside one operator.
+      kind("RNN", Recurrent<nn::RNNImpl>::members),
+      kind("LSTM", Recurrent<nn::LSTMImpl>::members),
+      kind("GRU", Recurrent<nn::GRUImpl>::members),
+      kind("RNNCell", recurrent_cell<nn::RNNCellImpl>),
+      kind("LSTMCell", recurrent_cell<nn::LSTMCellImpl>),
+      kind("GRUCell", recurrent_cell<nn::GRUCellImpl>),
       // Below: no adapters, but modules_to_save may train them whole.
       kind("LayerNorm", weight_and_bias<nn::LayerNormImpl>),
       kind("GroupNorm", weight_and_bias<nn::GroupNormImpl>),
@@ -130,9 +163,6 @@ std::vector<Kind> make_built_in_kinds() {
       kind("Bilinear", weight_and_bias<nn::BilinearImpl>),
       kind("EmbeddingBag", weight_only<nn::EmbeddingBagImpl>),
       kind("PReLU", weight_only<nn::PReLUImpl>),
-      kind("RNNCell", recurrent_cell<nn::RNNCellImpl>),
-      kind("LSTMCell", recurrent_cell<nn::LSTMCellImpl>),
-      kind("GRUCell", recurrent_cell<nn::GRUCellImpl>),
   };
   kinds[0].linear = true;
   kinds[5].companions = {"out_proj"};

@@ -21,6 +21,8 @@ struct TensorMember {
   std::optional<WeightLayout> layout = {};  // set: adapters may stand on it
   bool bare = false;
   std::string holder = "";
+  /// The layer may move it: it must be asked for again before it is written.
+  bool moves = false;
 };
 
 /// What the table knows of a layer object.

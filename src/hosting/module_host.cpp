@@ -9,6 +9,7 @@
 #include "hosting/adapted_tensor.h"
 #include "hosting/adapter_modules.h"
 #include "hosting/layer_kinds.h"
+#include "hosting/program_layers.h"
 #include "hosting/script_layer.h"
 
 namespace peft::detail {
@@ -20,17 +21,20 @@ using Members = std::vector<TensorMember>;
 // A public member of a layer object that others may drop at any time.
 class MemberPlace final : public TensorPlace {
  public:
-  MemberPlace(std::weak_ptr<nn::Module> layer, at::Tensor* member)
-      : layer_(std::move(layer)), member_(member) {}
+  MemberPlace(std::weak_ptr<nn::Module> layer, const TensorMember& member)
+      : layer_(std::move(layer)),
+        name_(member.name),
+        member_(member.moves ? nullptr : member.tensor) {}
 
   at::Tensor get() const override {
     const auto layer = layer_.lock();
-    return layer && has_members(*layer) ? *member_ : at::Tensor();
+    const at::Tensor* member = layer ? find(*layer) : nullptr;
+    return member ? *member : at::Tensor();
   }
   void put(const at::Tensor& tensor) override {
     const auto layer = layer_.lock();
-    if (layer && has_members(*layer)) {
-      *member_ = tensor;
+    if (at::Tensor* member = layer ? find(*layer) : nullptr) {
+      *member = tensor;
       auto* script = dynamic_cast<ScriptLayer*>(layer.get());
       if (script && as_adapted(tensor)) {
         script->watch(tensor);
@@ -45,8 +49,44 @@ class MemberPlace final : public TensorPlace {
     return !script || script->object();
   }
 
+  at::Tensor* find(nn::Module& layer) const {
+    if (!has_members(layer)) {
+      return nullptr;
+    }
+    if (member_) {
+      return member_;
+    }
+    const auto known = know_layer(layer);
+    for (const TensorMember& member : known ? known->members : Members{}) {
+      if (member.name == name_) {
+        return member.tensor;
+      }
+    }
+    return nullptr;
+  }
+
   std::weak_ptr<nn::Module> layer_;
-  at::Tensor* member_;
+  std::string name_;
+  at::Tensor* member_;  // nullptr: asked for each time
+};
+
+// The places of one tensor that a model reads under several names.
+class SeveralPlaces final : public TensorPlace {
+ public:
+  SeveralPlaces(
+      std::shared_ptr<TensorPlace> first,
+      std::shared_ptr<TensorPlace> rest)
+      : first_(std::move(first)), rest_(std::move(rest)) {}
+
+  at::Tensor get() const override { return first_->get(); }
+  void put(const at::Tensor& tensor) override {
+    first_->put(tensor);
+    rest_->put(tensor);
+  }
+
+ private:
+  std::shared_ptr<TensorPlace> first_;
+  std::shared_ptr<TensorPlace> rest_;
 };
 
 at::Tensor base_of(const at::Tensor& tensor) {
@@ -69,7 +109,7 @@ void add_tensors(
   for (const TensorMember& member : known.members) {
     layer.tensors.push_back(
         {.name = member.name,
-         .place = std::make_shared<MemberPlace>(module, member.tensor),
+         .place = std::make_shared<MemberPlace>(module, member),
          .base = base_of(*member.tensor),
          .is_buffer = buffers.contains(member.name),
          .layout = member.layout,
@@ -101,6 +141,7 @@ class Walk {
     layers_.push_back({.path = "", .type = type_name(root)});
     on_path_.insert(&root);
     visit_children(root, "");
+    learn_from_tied_layers();
     return std::move(layers_);
   }
 
@@ -122,12 +163,73 @@ class Walk {
     const auto [place, is_new] =
         seen_.try_emplace(module.get(), layers_.size());
     if (is_new) {
-      layers_.push_back(describe(module, path));
+      place->second = add(describe(module, path), *module);
     } else {
       layers_[place->second].others.push_back(path);
     }
     visit_children(*module, path);
     on_path_.erase(module.get());
+  }
+
+  // Exported programs and traced scripts have lost which modules were one
+  // object in Python: those with several tensors that are all the same. (One
+  // tensor alone may be tied between modules, each of which has its adapter.)
+  // Returns the layer's index.
+  std::size_t add(HostedLayer layer, const nn::Module& module) {
+    const bool is_foreign = as_program_layer(module) || as_script_layer(module);
+    if (is_foreign && layer.tensors.size() > 1 && layer.adaptable()) {
+      const auto [place, is_first] = by_tensor_.try_emplace(
+          layer.tensors.front().base.unsafeGetTensorImpl(), layers_.size());
+      if (!is_first && is_same_module(layers_[place->second], layer)) {
+        join(layers_[place->second], layer);
+        return place->second;
+      }
+    }
+    layers_.push_back(std::move(layer));
+    return layers_.size() - 1;
+  }
+
+  static bool is_same_module(const HostedLayer& a, const HostedLayer& b) {
+    const auto same = [](const HostedTensor& x, const HostedTensor& y) {
+      return x.name == y.name && x.base.is_same(y.base);
+    };
+    return a.type == b.type &&
+        std::equal(
+               a.tensors.begin(),
+               a.tensors.end(),
+               b.tensors.begin(),
+               b.tensors.end(),
+               same);
+  }
+
+  static void join(HostedLayer& first, const HostedLayer& second) {
+    first.others.push_back(second.path);
+    for (std::size_t i = 0; i < first.tensors.size(); ++i) {
+      first.tensors[i].place = std::make_shared<SeveralPlaces>(
+          first.tensors[i].place, second.tensors[i].place);
+    }
+  }
+
+  // A module that forward never calls is of the kind of one that it calls and
+  // that has the same tensor: T5's "shared" and "encoder.embed_tokens".
+  void learn_from_tied_layers() {
+    for (HostedLayer& layer : layers_) {
+      if (layer.type != "Module" || layer.tensors.size() != 1) {
+        continue;
+      }
+      HostedTensor& own = layer.tensors.front();
+      for (const HostedLayer& other : layers_) {
+        for (const HostedTensor& tied : other.tensors) {
+          if (other.type != "Module" && tied.name == own.name &&
+              tied.base.is_same(own.base)) {
+            layer.type = other.type;
+            layer.linear = other.linear;
+            own.layout = tied.layout;
+            own.bare = tied.bare;
+          }
+        }
+      }
+    }
   }
 
   static HostedLayer describe(
@@ -147,6 +249,7 @@ class Walk {
 
   std::vector<HostedLayer> layers_;
   std::unordered_map<const nn::Module*, std::size_t> seen_;
+  std::unordered_map<const void*, std::size_t> by_tensor_;
   std::unordered_set<const nn::Module*> on_path_;
 };
 

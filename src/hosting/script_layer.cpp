@@ -68,10 +68,6 @@ std::shared_ptr<ScriptLayer> find_tree(const torch::jit::Module& module) {
   return nullptr;
 }
 
-bool has_tensors(const ScriptLayer& root) {
-  return !root.parameters().empty() || !root.buffers().empty();
-}
-
 void visit(
     const ScriptLayer& layer,
     std::unordered_set<const void*>& seen,
@@ -185,12 +181,13 @@ std::shared_ptr<ScriptLayer> script_tree(const torch::jit::Module& module) {
     return found;
   }
   auto root = TreeBuilder().layer(module._ivalue());
-  if (!has_tensors(*root)) {
+  if (root->parameters().empty()) {
     throw Error(
         ErrorKind::unsupported,
-        "this TorchScript module has no parameters: torch.jit.freeze and "
-        "torch.jit.optimize_for_inference turn them into constants, which "
-        "adapters cannot stand on. Load the module as it was before");
+        "this TorchScript module has no parameters that adapters could stand "
+        "on: torch.jit.freeze and torch.jit.optimize_for_inference turn them "
+        "into constants, quantization into packed objects. Load the module as "
+        "it was before");
   }
   return root;
 }
@@ -202,6 +199,11 @@ const ScriptLayer* as_script_layer(const torch::nn::Module& module) {
 KnownLayer know_script_layer(const ScriptLayer& layer) {
   const Object object = layer.object();
   if (!object) {
+    return {.kind = layer.type()};
+  }
+  // A scripted LSTM reads a list that it keeps beside its parameters: what
+  // stands in their place would never be read.
+  if (object->type()->findAttributeSlot("_flat_weights")) {
     return {.kind = layer.type()};
   }
   std::vector<ForeignMember> members;

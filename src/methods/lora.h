@@ -8,14 +8,26 @@ namespace peft::detail {
 
 std::unique_ptr<const Method> make_lora(
     const AdapterConfig& config,
-    const std::string& path);
+    const WeightName& name);
 
 void fit_lora(
     AdapterConfig& config,
-    const std::string& path,
+    const WeightName& name,
     const WeightLayout& layout,
     const StoredShapes& shapes);
 
 void settle_lora(AdapterConfig& config, const std::vector<std::string>& paths);
+
+void make_plain_lora(AdapterConfig& config);
+
+/// s (B A - B0 A0) as one product of twice the rank.
+Tensors plain_lora(
+    const AdapterConfig& config,
+    const WeightName& name,
+    const Tensors& parameters);
+
+bool lora_loads_in_peft(
+    const AdapterConfig& config,
+    const std::string& layer_type);
 
 }  // namespace peft::detail

@@ -16,6 +16,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "base/mistakes.h"
+#include "methods/squared_norms.h"
 #include "methods/weight_layout.h"
 
 namespace peft::detail {
@@ -28,17 +29,30 @@ struct ParameterSpec {
 
   std::string dict;       // "lora_A"
   std::string leaf;       // "weight"; "" for bare_parameter
-  std::string file_name;  // "lora_A.weight"
+  std::string file_name;  // "lora_A.weight"; "" is in no file
   std::vector<std::int64_t> shape;
   Carrier carrier = Carrier::holder;
-  bool is_buffer = false;  // kept and saved, never trained
+  bool is_buffer = false;       // kept and saved, never trained
+  std::string other_name = "";  // a second name that files may use
 };
 
-/// W + scale * B A, run with its factors: see hosting/low_rank.h.
+/// W' = gain * (W + scale * (B A - B0 A0)), run with its factors: see
+/// hosting/apply_adapters.h. Undefined tensors mean: not there.
 struct LowRank {
   at::Tensor A;
   at::Tensor B;
   double scale;
+  at::Tensor bias = {};  // [outputs]: scale * bias is added to the result
+  at::Tensor A0 = {};    // a product that the base holds already
+  at::Tensor B0 = {};
+  at::Tensor gain = {};  // [outputs]
+};
+
+/// W' = diag(vector) W, or W diag(vector).
+struct Gain {
+  enum class Side { outputs, inputs };
+  at::Tensor vector;  // [outputs] or [inputs]
+  Side side;
 };
 
 /// This tensor stands for the weight; nothing is added.
@@ -47,7 +61,7 @@ struct Replaced {
 };
 
 /// monostate: no cheap form, hosting runs on the effective weight.
-using CheapForm = std::variant<std::monostate, LowRank, Replaced>;
+using CheapForm = std::variant<std::monostate, LowRank, Gain, Replaced>;
 
 /// Dropout on the layer's input while training: a submodule called `dict`.
 struct DropoutSpec {
@@ -56,6 +70,15 @@ struct DropoutSpec {
 };
 
 using Tensors = std::vector<at::Tensor>;
+
+/// One adapter on one weight, as a method works on it.
+struct Application {
+  const at::Tensor& base;      // the plain weight, without any adapter
+  const WeightLayout& layout;  // how it is read
+  const Tensors& parameters;   // this adapter's, in the order of its specs
+  const SquaredNorms& norms;   // of the base
+  double scale = 1;            // the user's factor
+};
 
 class Method {
  public:
@@ -72,27 +95,30 @@ class Method {
   virtual std::vector<ParameterSpec> parameters(
       const WeightLayout& layout) const = 0;
 
-  /// Fills `parameters`, allocated by their specs in the weight's dtype and
-  /// device, with their first values. `weight` is the plain base weight.
-  virtual void initialise(
-      const Tensors& parameters,
-      const at::Tensor& weight,
-      const WeightLayout& layout) const = 0;
+  /// Fills the parameters, allocated by their specs in the weight's dtype and
+  /// device, with their first values.
+  virtual void initialise(const Application& on) const = 0;
 
-  /// The weight as this adapter makes it, differentiable in both. `scale` is
-  /// the user's factor (1 unless set). Throws Error (unsupported) when the
-  /// result has no tensor of the weight's shape.
-  virtual at::Tensor effective(
-      const at::Tensor& weight,
-      const Tensors& parameters,
-      const WeightLayout& layout,
-      double scale) const = 0;
+  /// `weight`, which earlier adapters may have changed, as this adapter makes
+  /// it; differentiable. Throws Error (unsupported) when the result has no
+  /// tensor of the weight's shape.
+  virtual at::Tensor effective(const at::Tensor& weight, const Application& on)
+      const = 0;
 
-  virtual CheapForm cheap_form(
-      const Tensors& /*parameters*/,
-      const WeightLayout& /*layout*/,
-      double /*scale*/) const {
-    return {};
+  /// Whether the result is a tensor of the method's own: what is written to
+  /// the weight in place is written there.
+  virtual bool replaces() const { return false; }
+
+  virtual CheapForm cheap_form(const Application& /*on*/) const { return {}; }
+
+  /// Whether a layer's bias changes with its weight.
+  virtual bool changes_bias() const { return false; }
+
+  /// `bias` [outputs] as this adapter makes it. `on` is the weight's.
+  virtual at::Tensor effective_bias(
+      const at::Tensor& bias,
+      const Application& /*on*/) const {
+    return bias;
   }
 
   virtual DropoutSpec dropout() const { return {}; }

@@ -2,13 +2,30 @@
 #include "methods/method_table.h"
 
 #include "base/text.h"
+#include "methods/adalora.h"
+#include "methods/ia3.h"
 #include "methods/lora.h"
 
 namespace peft::detail {
 namespace {
 
 const MethodEntry entries[] = {
-    {"LORA", make_lora, fit_lora, settle_lora},
+    {.peft_type = "ADALORA",
+     .make = make_adalora,
+     .written = written_adalora,
+     .loads_in_peft = adalora_loads_in_peft,
+     .make_schedule = make_rank_allocator},
+    {.peft_type = "IA3",
+     .make = make_ia3,
+     .fit = fit_ia3,
+     .loads_in_peft = ia3_loads_in_peft},
+    {.peft_type = "LORA",
+     .make = make_lora,
+     .fit = fit_lora,
+     .settle = settle_lora,
+     .make_plain = make_plain_lora,
+     .plain = plain_lora,
+     .loads_in_peft = lora_loads_in_peft},
 };
 
 }  // namespace
@@ -24,7 +41,7 @@ const MethodEntry& method_entry(const AdapterConfig& config) {
       concat(
           "method '",
           config.peft_type(),
-          "' is not built yet; this library has LORA"));
+          "' is not built yet; this library has ADALORA, IA3 and LORA"));
 }
 
 }  // namespace peft::detail

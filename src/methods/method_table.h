@@ -6,9 +6,18 @@
 #include <string>
 
 #include "methods/method.h"
+#include "methods/schedule.h"
 #include "peft/adapter_config.h"
 
 namespace peft::detail {
+
+/// What a config and a file call one weight.
+struct WeightName {
+  /// What pattern fields are asked about: the module's path.
+  std::string pattern_path;
+  /// What its keys in files start with.
+  std::string file_prefix;
+};
 
 /// Shapes of one weight's stored tensors, by file name: "lora_A.weight".
 using StoredShapes =
@@ -16,19 +25,43 @@ using StoredShapes =
 
 struct MethodEntry {
   std::string peft_type;
-  /// The method as `config` sets it for the module at `path` (patterns apply).
+  /// The method as `config` sets it for one weight (patterns apply).
   std::unique_ptr<const Method> (
-      *make)(const AdapterConfig& config, const std::string& path);
-  /// Changes `config` so that the module at `path` gets the shapes that a file
-  /// holds, where they differ (a rank pattern whose order JSON lost).
+      *make)(const AdapterConfig& config, const WeightName& name);
+  /// Changes `config` so that the weight gets the shapes that a file holds,
+  /// where they differ (a rank pattern whose order JSON lost). May be null.
   void (*fit)(
       AdapterConfig& config,
-      const std::string& path,
+      const WeightName& name,
       const WeightLayout& layout,
-      const StoredShapes& shapes);
+      const StoredShapes& shapes) = nullptr;
   /// `config` as it is to be written: with the same meaning for the adapted
-  /// modules at `paths` after JSON has sorted the keys of its patterns.
-  void (*settle)(AdapterConfig& config, const std::vector<std::string>& paths);
+  /// modules at `paths` after JSON has sorted the keys of its patterns. May be
+  /// null.
+  void (*settle)(AdapterConfig& config, const std::vector<std::string>& paths) =
+      nullptr;
+  /// A weight's parameters as files hold them. Null: as they are.
+  Tensors (*written)(
+      const AdapterConfig& config,
+      const WeightName& name,
+      const Tensors& parameters) = nullptr;
+  /// The same as plain LoRA: changes `config`, and gives a weight's parameters
+  /// under it. Null: the method has no such form.
+  void (*make_plain)(AdapterConfig& config) = nullptr;
+  Tensors (*plain)(
+      const AdapterConfig& config,
+      const WeightName& name,
+      const Tensors& parameters) = nullptr;
+  /// Whether Python PEFT has this adapter on a layer of this type. Types that
+  /// PEFT cannot know are left to the user.
+  bool (*loads_in_peft)(
+      const AdapterConfig& config,
+      const std::string& layer_type) = nullptr;
+  /// What happens between steps of training. Null: nothing. Such a method can
+  /// have one trainable adapter in a model.
+  std::unique_ptr<Schedule> (*make_schedule)(
+      AdapterConfig& config,
+      std::vector<ScheduledWeight> weights) = nullptr;
 };
 
 /// Throws Error (unsupported) when config's peft_type is not in the list.

@@ -15,24 +15,19 @@ class SavedCopy final : public Method {
     return {spec_};
   }
 
-  void initialise(
-      const Tensors& parameters,
-      const at::Tensor& weight,
-      const WeightLayout&) const override {
-    parameters[0].copy_(weight);
+  void initialise(const Application& on) const override {
+    on.parameters[0].copy_(on.base);
   }
 
-  at::Tensor effective(
-      const at::Tensor&,
-      const Tensors& parameters,
-      const WeightLayout&,
-      double) const override {
-    return parameters[0];
-  }
-
-  CheapForm cheap_form(const Tensors& parameters, const WeightLayout&, double)
+  at::Tensor effective(const at::Tensor&, const Application& on)
       const override {
-    return Replaced{parameters[0]};
+    return on.parameters[0];
+  }
+
+  bool replaces() const override { return true; }
+
+  CheapForm cheap_form(const Application& on) const override {
+    return Replaced{on.parameters[0]};
   }
 
  private:

@@ -30,6 +30,10 @@ struct WeightLayout {
   std::int64_t groups = 1;
   std::int64_t count = 1;
   bool inputs_first = false;
+  /// No operator is known that reads it, so nothing can act on its input.
+  bool without_operator = false;
+  /// The layer adds a bias of its own, which methods may change.
+  bool has_bias = false;
 
   static WeightLayout matrix(const at::Tensor& w, bool inputs_first = false);
   static WeightLayout table(const at::Tensor& weight);

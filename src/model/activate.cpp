@@ -75,6 +75,7 @@ void activate(ModelState& state, const std::vector<std::string>& names) {
   for (const AdapterRecord* adapter : chosen) {
     next.ids.push_back(adapter->id);
   }
+  state.sort_by_method(next.ids);
   state.activation->store(std::move(next));
 }
 

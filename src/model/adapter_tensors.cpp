@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/adapter_tensors.h"
 
+#include <map>
 #include <set>
 
 #include <ATen/core/grad_mode.h>
@@ -16,6 +17,41 @@ namespace {
 
 // What Python PEFT's saved files put in front of every key.
 constexpr std::string_view file_prefix = "base_model.model.";
+
+// What `tensors_of` gives for each target, by file keys.
+template <class TensorsOf>
+StateDict collect(const AdapterRecord& record, const TensorsOf& tensors_of) {
+  StateDict found;
+  for (const Target& target : record.targets) {
+    const Tensors tensors = tensors_of(target);
+    for (std::size_t i = 0; i < target.specs.size(); ++i) {
+      if (!target.specs[i].file_name.empty()) {
+        found.insert(
+            join_path(target.file_prefix, target.specs[i].file_name),
+            tensors[i]);
+      }
+    }
+  }
+  for (const TrainedBias& trained : record.biases) {
+    found.insert(trained.file_key, trained.bias);
+  }
+  return found;
+}
+
+// The names that files use, by the second names that they may use instead.
+std::map<std::string, std::string> second_names(const AdapterRecord& record) {
+  std::map<std::string, std::string> names;
+  for (const Target& target : record.targets) {
+    for (const ParameterSpec& spec : target.specs) {
+      if (!spec.other_name.empty()) {
+        names.emplace(
+            join_path(target.file_prefix, spec.other_name),
+            join_path(target.file_prefix, spec.file_name));
+      }
+    }
+  }
+  return names;
+}
 
 // Whole base tables that PEFT saves beside the adapters of embeddings; they may
 // be absent, and are copied into the base.
@@ -64,7 +100,9 @@ struct Copy {
 class Loading {
  public:
   Loading(const AdapterRecord& record, const StateDict& weights)
-      : own_(adapter_tensors(record)), tables_(base_tables(record)) {
+      : own_(adapter_tensors(record)),
+        tables_(base_tables(record)),
+        second_names_(second_names(record)) {
     for (const auto& item : weights) {
       take(item.key(), item.value());
     }
@@ -88,7 +126,11 @@ class Loading {
 
  private:
   void take(const std::string& file_key, const at::Tensor& value) {
-    const std::string key = without_prefix(file_key);
+    std::string key = without_prefix(file_key);
+    if (const auto found = second_names_.find(key);
+        found != second_names_.end()) {
+      key = found->second;
+    }
     const at::Tensor* own = own_.find(key);
     if (!own) {
       own = tables_.find(key);
@@ -128,6 +170,7 @@ class Loading {
 
   StateDict own_;
   StateDict tables_;
+  std::map<std::string, std::string> second_names_;
   LoadReport report_;
   std::vector<Copy> copies_;
   std::set<std::string> seen_;
@@ -169,18 +212,20 @@ std::string without_prefix(const std::string& key) {
 }
 
 StateDict adapter_tensors(const AdapterRecord& record) {
-  StateDict tensors;
-  for (const Target& target : record.targets) {
-    for (std::size_t i = 0; i < target.specs.size(); ++i) {
-      tensors.insert(
-          join_path(target.file_prefix, target.specs[i].file_name),
-          target.attachment->parameters[i]);
-    }
-  }
-  for (const TrainedBias& trained : record.biases) {
-    tensors.insert(trained.file_key, trained.bias);
-  }
-  return tensors;
+  return collect(record, [](const Target& target) {
+    return target.attachment->parameters;
+  });
+}
+
+StateDict written_tensors(const AdapterRecord& record, bool as_plain_lora) {
+  const MethodEntry& entry = method_entry(*record.config);
+  const auto written = as_plain_lora ? entry.plain : entry.written;
+  return collect(record, [&](const Target& target) {
+    const Tensors& live = target.attachment->parameters;
+    return written && !target.is_saved_copy
+        ? written(*record.config, target.name(), live)
+        : live;
+  });
 }
 
 StoredShapes stored_shapes(
@@ -245,7 +290,7 @@ StateDict get_peft_model_state_dict(
     torch::nn::Module& model,
     const std::string& adapter_name) {
   const auto state = detail::get_state(detail::ModuleHost(model));
-  return detail::adapter_tensors(
+  return detail::written_tensors(
       state->get(adapter_name, "get_peft_model_state_dict"));
 }
 

@@ -17,6 +17,12 @@ std::string without_prefix(const std::string& key);
 /// The live tensors of `record` by PEFT's keys, in the model's order.
 StateDict adapter_tensors(const AdapterRecord& record);
 
+/// As files hold them: only the ranks that AdaLoRA has left, for example.
+/// `as_plain_lora`: by MethodEntry::plain, which must be there.
+StateDict written_tensors(
+    const AdapterRecord& record,
+    bool as_plain_lora = false);
+
 /// Shapes in `weights` of what stands under `file_prefix`, by file name.
 StoredShapes stored_shapes(
     const StateDict& weights,

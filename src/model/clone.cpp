@@ -15,6 +15,25 @@ namespace peft {
 namespace detail {
 namespace {
 
+// libtorch's own clone(), which only classes derived from Cloneable have.
+std::shared_ptr<torch::nn::Module> plain_clone(
+    const torch::nn::Module& model,
+    const Host& host) {
+  try {
+    return model.clone();
+  } catch (const c10::Error& error) {
+    throw Error(
+        ErrorKind::unsupported,
+        concat(
+            "[clone] libtorch cannot clone this ",
+            host.type(),
+            " (",
+            error.what_without_backtrace(),
+            "); make a second model yourself and copy this one into it with "
+            "peft::copy_into"));
+  }
+}
+
 // Takes every adapter's modules and tensors out of a model, and puts the very
 // same ones back when it goes out of scope.
 class Lifted {
@@ -92,6 +111,13 @@ class Replanner {
     for (const Target& target : adapter.targets) {
       const std::size_t i = index_of(target);
       PlannedTarget planned{to_[i], target, target.attachment->method};
+      if (to_[i].layout) {
+        planned.hosted.layout = target.weight->layout();
+      }
+      if (target.bias) {
+        const std::size_t bias = index_of(target.bias->base());
+        planned.bias = {to_[bias], *target.bias_attachment->bias_rows};
+      }
       planned.target.layer = to_seats_[i];
       planned.target.base = to_[i].base;
       plan.targets.push_back(std::move(planned));
@@ -99,7 +125,7 @@ class Replanner {
     for (const TrainedBias& trained : adapter.biases) {
       plan.biases.push_back(
           {trained.file_key,
-           to_[index_of(trained)].base,
+           to_[index_of(trained.bias)].base,
            trained.original.clone()});
     }
     return plan;
@@ -113,9 +139,8 @@ class Replanner {
     });
   }
 
-  std::size_t index_of(const TrainedBias& trained) const {
-    return find(
-        [&](std::size_t i) { return from_[i].base.is_same(trained.bias); });
+  std::size_t index_of(const at::Tensor& base) const {
+    return find([&](std::size_t i) { return from_[i].base.is_same(base); });
   }
 
   template <class IsIt>
@@ -135,13 +160,18 @@ class Replanner {
 };
 
 void copy_contents(const AdapterRecord& from, const AdapterRecord& to) {
+  if (from.schedule) {
+    to.schedule->load(from.schedule->state());
+  }
   for (std::size_t i = 0; i < from.targets.size(); ++i) {
     const Attachment& source = *from.targets[i].attachment;
     Attachment& target = *to.targets[i].attachment;
-    target.scale.store(source.scale.load());
+    target.scale->store(source.scale->load());
     for (std::size_t p = 0; p < source.parameters.size(); ++p) {
-      target.parameters[p].set_requires_grad(
-          source.parameters[p].requires_grad());
+      const at::NoGradGuard no_grad;
+      at::Tensor copy = target.parameters[p];
+      copy.copy_(source.parameters[p]);  // also what no file holds
+      copy.set_requires_grad(source.parameters[p].requires_grad());
     }
   }
 }
@@ -225,12 +255,12 @@ std::shared_ptr<torch::nn::Module> clone_module(torch::nn::Module& model) {
   const detail::ModuleHost host(model);
   const auto state = detail::find_state(host);
   if (!state) {
-    return model.clone();
+    return detail::plain_clone(model, host);
   }
   std::shared_ptr<torch::nn::Module> copy;
   {
     const detail::Lifted lifted(*state);
-    copy = model.clone();
+    copy = detail::plain_clone(model, host);
   }
   const detail::ModuleHost copy_host(*copy);
   detail::copy_adapters(*state, host, copy_host);

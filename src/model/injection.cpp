@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/injection.h"
 
+#include <algorithm>
+
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/InferenceMode.h>
@@ -35,7 +37,7 @@ MadeTarget make_target(PlannedTarget planned, bool trainable, AdapterId id) {
   for (const ParameterSpec& spec : target.specs) {
     values.push_back(at::empty(spec.shape, base.options()));
   }
-  planned.method->initialise(values, base, layout);
+  planned.method->initialise({base, layout, values, SquaredNorms()});
 
   MadeTarget made;
   target.attachment = std::make_shared<Attachment>();
@@ -53,6 +55,10 @@ MadeTarget make_target(PlannedTarget planned, bool trainable, AdapterId id) {
   made.seated.dropout_dict = dropout.dict;
   made.seated.dropout = make_dropout(dropout.p);
   target.attachment->dropout = made.seated.dropout;
+  if (planned.bias) {
+    target.bias_attachment = std::make_shared<Attachment>(*target.attachment);
+    target.bias_attachment->bias_rows = planned.bias->rows;
+  }
   made.planned = std::move(planned);
   return made;
 }
@@ -88,17 +94,33 @@ std::shared_ptr<AdaptedWeight> weight_at(
   return weight;
 }
 
+void put_adapted(
+    const HostedTensor& hosted,
+    const std::shared_ptr<AdaptedWeight>& weight,
+    const std::shared_ptr<ModelState>& state) {
+  if (!as_adapted(hosted.place->get())) {
+    hosted.place->put(make_adapted_tensor(weight, state));
+  }
+}
+
 void put_in_model(
     MadeTarget& made,
     const std::shared_ptr<ModelState>& state,
     AdapterRecord& record) {
   Target& target = made.planned.target;
+  const auto& bias = made.planned.bias;
   target.weight = weight_at(made.planned.hosted, *state);
+  if (bias) {
+    target.bias = weight_at(bias->hosted, *state);
+  }
   record.targets.push_back(target);
   target.weight->attach(target.attachment);
   register_adapter(target.seat(), record.name, made.seated, target.weight);
-  if (!as_adapted(made.planned.hosted.place->get())) {
-    made.planned.hosted.place->put(make_adapted_tensor(target.weight, state));
+  put_adapted(made.planned.hosted, target.weight, state);
+  if (bias) {
+    target.bias->attach(target.bias_attachment);
+    follow_dtype(target.seat(), made.seated, target.bias);
+    put_adapted(bias->hosted, target.bias, state);
   }
 }
 
@@ -164,17 +186,54 @@ InjectionPlan fit_to_weights(
     const StateDict& weights) {
   const MethodEntry& entry = method_entry(*plan.config);
   for (const PlannedTarget& planned : plan.targets) {
-    if (!planned.target.is_saved_copy) {
+    if (!planned.target.is_saved_copy && entry.fit) {
+      WeightName name = planned.target.name();
+      if (planned.hosted.bare) {
+        name.pattern_path =
+            join_path(planned.target.layer_path, planned.target.tensor_name);
+      }
       entry.fit(
           *plan.config,
-          planned.hosted.bare
-              ? join_path(planned.target.layer_path, planned.target.tensor_name)
-              : planned.target.pattern_path,
+          name,
           *planned.hosted.layout,
           stored_shapes(weights, planned.target.file_prefix));
     }
   }
   return plan_injection(*plan.config, host, state, plan.name);
+}
+
+void make_schedule(AdapterRecord& record) {
+  const auto make = method_entry(*record.config).make_schedule;
+  if (!make || record.config->inference_mode) {
+    return;
+  }
+  std::vector<ScheduledWeight> weights;
+  for (const Target& target : record.targets) {
+    if (!target.is_saved_copy) {
+      weights.push_back({target.file_prefix, target.attachment->parameters});
+    }
+  }
+  record.schedule = make(*record.config, std::move(weights));
+}
+
+// The last adapter takes the place of those of its own method; adapters of
+// other methods stay as they are, as in PEFT.
+void activate_new(ModelState& state) {
+  const AdapterRecord& newest = *state.adapters.back();
+  std::vector<AdapterId> of_its_method;
+  for (const auto& adapter : state.adapters) {
+    if (adapter->config->peft_type() == newest.config->peft_type()) {
+      of_its_method.push_back(adapter->id);
+    }
+  }
+  ActiveSet next = *state.activation->load();
+  std::erase_if(next.ids, [&](AdapterId id) {
+    return std::find(of_its_method.begin(), of_its_method.end(), id) !=
+        of_its_method.end();
+  });
+  next.ids.push_back(newest.id);
+  state.sort_by_method(next.ids);
+  state.activation->store(std::move(next));
 }
 
 }  // namespace
@@ -225,15 +284,18 @@ Adapters carry_out(
   record->report = std::move(plan.report);
   record->config = std::move(plan.config);
   commit_or_undo(made, plan, state, *record, host);
-  const auto before = state->activation->load();
-  state->activation->store({before->enabled, {record->id}});
+  make_schedule(*record);
   state->adapters.push_back(std::move(record));
+  activate_new(*state);
   return Adapters(state);
 }
 
 void remove_from_layers(ModelState& state, const AdapterRecord& record) {
   for (const Target& target : record.targets) {
     target.weight->detach(record.id);
+    if (target.bias) {
+      target.bias->detach(record.id);
+    }
     if (const Seat seat = target.seat(); seat.layer) {
       unregister_adapter(seat, record.name);
     }

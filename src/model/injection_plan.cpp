@@ -43,6 +43,27 @@ void check_name(
   }
 }
 
+// A method that works between the steps of training works for one adapter.
+void check_only_one_trains(
+    const AdapterConfig& config,
+    const ModelState* state,
+    Mistakes& mistakes) {
+  if (!state || config.inference_mode || !method_entry(config).make_schedule) {
+    return;
+  }
+  for (const auto& other : state->adapters) {
+    if (other->schedule && other->config->peft_type() == config.peft_type()) {
+      mistakes.add(concat(
+          "'",
+          other->name,
+          "' is a trainable ",
+          config.peft_type(),
+          " adapter already, and a model can have one; set inference_mode = "
+          "true on the others"));
+    }
+  }
+}
+
 }  // namespace
 
 void check_ownership(
@@ -83,12 +104,14 @@ InjectionPlan plan_injection(
       concat("cannot inject adapter '", name, "' into ", host.type()));
   check_name(name, state, mistakes);
   config.check(mistakes);
+  check_only_one_trains(config, state, mistakes);
   InjectionPlan plan{.name = name, .config = config.clone()};
   const auto layers = host.layers();
   const auto names = layer_names(layers);
+  const TargetRules rules = config.target_rules();
   Planning planning{
       .config = config,
-      .lora = dynamic_cast<const LoraConfig*>(&config),
+      .rules = rules,
       .state = state,
       .layers = layers,
       .plan = plan,

@@ -11,11 +11,18 @@
 
 namespace peft::detail {
 
+/// The bias that goes with a weight, all of it or some of its rows.
+struct PlannedBias {
+  HostedTensor hosted;
+  std::pair<std::int64_t, std::int64_t> rows;
+};
+
 /// One adapter on one weight, to be.
 struct PlannedTarget {
   HostedTensor hosted;
   Target target;  // weight and attachment follow in the second half
   std::shared_ptr<const Method> method;
+  std::optional<PlannedBias> bias = {};  // set when the method changes it
 };
 
 struct InjectionPlan {

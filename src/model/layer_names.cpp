@@ -6,7 +6,6 @@
 
 #include "base/text.h"
 #include "matching/name_pattern.h"
-#include "peft/lora_config.h"
 
 namespace peft::detail {
 namespace {
@@ -186,9 +185,7 @@ std::vector<ChosenWeight> choose_weights(
     MatchReport& report) {
   Chooser chooser(layers, report);
   chooser.by_module();
-  if (const auto* lora = dynamic_cast<const LoraConfig*>(&config)) {
-    chooser.by_parameter(lora->target_parameters);
-  }
+  chooser.by_parameter(config.target_rules().target_parameters);
   chooser.forgive_parameter_keys();
   return chooser.in_model_order();
 }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/model_state.h"
 
+#include <algorithm>
+#include <map>
+
 #include "base/text.h"
 #include "peft/error.h"
 
@@ -39,6 +42,20 @@ std::vector<std::string> ModelState::names() const {
     names.push_back(adapter->name);
   }
   return names;
+}
+
+void ModelState::sort_by_method(std::vector<AdapterId>& ids) const {
+  std::map<std::string, std::size_t> place_of_method;
+  std::map<AdapterId, std::size_t> places;
+  for (const auto& adapter : adapters) {
+    places[adapter->id] =
+        place_of_method
+            .try_emplace(adapter->config->peft_type(), place_of_method.size())
+            .first->second;
+  }
+  std::stable_sort(ids.begin(), ids.end(), [&](AdapterId a, AdapterId b) {
+    return places.at(a) < places.at(b);
+  });
 }
 
 std::shared_ptr<ModelState> find_state(const Host& host) {

@@ -12,6 +12,7 @@
 #include "hosting/adapter_modules.h"
 #include "hosting/host.h"
 #include "hosting/owner.h"
+#include "methods/method_table.h"
 #include "peft/adapter_config.h"
 #include "peft/adapters.h"
 #include "peft/match_report.h"
@@ -34,8 +35,13 @@ struct Target {
   std::shared_ptr<AdaptedWeight> weight;
   std::shared_ptr<Attachment> attachment;
   std::vector<ParameterSpec> specs;
+  /// The layer's bias, where the method changes it with the weight. The
+  /// attachment shares its tensors with the weight's.
+  std::shared_ptr<AdaptedWeight> bias;
+  std::shared_ptr<Attachment> bias_attachment;
 
   Seat seat() const { return {layer.lock(), holders}; }
+  WeightName name() const { return {pattern_path, file_prefix}; }
 };
 
 /// A bias of the model itself that an adapter trains (bias = "all").
@@ -53,6 +59,9 @@ struct AdapterRecord {
   std::vector<Target> targets;
   std::vector<TrainedBias> biases;
   MatchReport report;
+  /// What training needs between its steps; none for most methods. Reads and
+  /// writes `config`, so it goes first.
+  std::unique_ptr<Schedule> schedule;
 };
 
 /// A weight that has, or had, adapters, and the place it is read from.
@@ -77,6 +86,9 @@ struct ModelState : Owner {
   /// Throws Error (state) with the names there are.
   AdapterRecord& get(const std::string& name, const char* asking) const;
   std::vector<std::string> names() const;
+  /// Adapters of one method keep their order, methods get that in which they
+  /// came into the model: as PEFT's layers stand around one another.
+  void sort_by_method(std::vector<AdapterId>& ids) const;
 };
 
 /// The state of `host`'s model found through its adapted tensors; nullptr when

@@ -2,6 +2,7 @@
 // The weights that target_modules and target_parameters choose: where their
 // adapters live, in the module tree and in files.
 #include <map>
+#include <optional>
 #include <set>
 
 #include <c10/core/ScalarType.h>
@@ -36,12 +37,12 @@ class WeightPlanner {
   using Key = std::pair<std::size_t, std::size_t>;
 
   void check_parameters_matched() {
-    if (planning_.lora && !planning_.lora->target_parameters.empty()) {
+    if (!planning_.rules.target_parameters.empty()) {
       planning_.mistakes.add(
           ErrorKind::target,
           concat(
               "target_parameters ",
-              list_names(planning_.lora->target_parameters),
+              list_names(planning_.rules.target_parameters),
               " meet no parameter that can take an adapter; name parameters "
               "of known layers, or register the class with "
               "peft::register_layer"));
@@ -73,12 +74,15 @@ class WeightPlanner {
         tensor.layout->form == WeightLayout::Form::table) {
       tensor.layout = WeightLayout::bare(tensor.base);
     }
+    tensor.layout->without_operator = is_bare(choice);
     return tensor;
   }
 
   void plan_target(const ChosenWeight& choice) {
     const HostedLayer& layer = planning_.layers[choice.weight.layer];
-    const HostedTensor tensor = as_chosen(choice);
+    HostedTensor tensor = as_chosen(choice);
+    const auto bias = bias_of(layer, tensor);
+    tensor.layout->has_bias = bias.has_value();
     const std::string where = join_path(layer.path, tensor.name);
     Target target{
         .layer_path = layer.path,
@@ -98,14 +102,13 @@ class WeightPlanner {
         target.holders.push_back("base_layer");
         target.file_prefix += ".base_layer";
       }
-      check_bare(where);
       target.pattern_path = bare_pattern_path(choice, where);
     } else if (!tensor.holder.empty()) {
       target.holders = {tensor.holder};
       target.file_prefix = join_path(layer.path, tensor.holder);
     }
-    auto method = method_entry(planning_.config)
-                      .make(planning_.config, target.pattern_path);
+    auto method =
+        method_entry(planning_.config).make(planning_.config, target.name());
     method->check(*tensor.layout, where, planning_.mistakes);
     if (!is_adaptable_dtype(tensor.base.scalar_type())) {
       planning_.mistakes.add(
@@ -117,8 +120,42 @@ class WeightPlanner {
               c10::toString(tensor.base.scalar_type())));
     }
     check_ownership(planning_, tensor, where);
-    planning_.plan.targets.push_back(
-        {tensor, std::move(target), std::move(method)});
+    PlannedTarget planned{tensor, std::move(target), std::move(method)};
+    if (bias && planned.method->changes_bias()) {
+      check_ownership(
+          planning_, bias->hosted, join_path(layer.path, bias->hosted.name));
+      planned.bias = bias;
+    }
+    planning_.plan.targets.push_back(std::move(planned));
+  }
+
+  // The rows of the layer's bias that are added to what this weight gives.
+  static std::optional<PlannedBias> bias_of(
+      const HostedLayer& layer,
+      const HostedTensor& weight) {
+    const std::int64_t outputs = weight.layout->outputs;
+    std::string name = weight.name;
+    std::int64_t begin = 0;
+    if (!weight.holder.empty() && name.ends_with("_proj_weight")) {
+      // The three projections of an attention share one bias.
+      name = "in_proj_weight";
+      begin = outputs *
+          (weight.holder == "q_proj"       ? 0
+               : weight.holder == "k_proj" ? 1
+                                           : 2);
+    }
+    const auto word = name.rfind("weight");
+    if (word == std::string::npos || weight.layout->without_operator) {
+      return std::nullopt;
+    }
+    name.replace(word, std::string_view("weight").size(), "bias");
+    for (const HostedTensor& tensor : layer.tensors) {
+      if (tensor.name == name && tensor.base.dim() == 1 &&
+          tensor.base.size(0) >= begin + outputs) {
+        return PlannedBias{tensor, {begin, begin + outputs}};
+      }
+    }
+    return std::nullopt;
   }
 
   // target_parameters are asked about by the parameter's own path, as in PEFT.
@@ -127,34 +164,12 @@ class WeightPlanner {
   std::string bare_pattern_path(
       const ChosenWeight& choice,
       const std::string& parameter) const {
-    const auto* lora = planning_.lora;
-    const bool is_named = lora &&
-        (value_for_path(lora->rank_pattern, parameter) ||
-         value_for_path(lora->alpha_pattern, parameter));
+    const bool is_named =
+        value_for_path(planning_.rules.rank_pattern, parameter) ||
+        value_for_path(planning_.rules.alpha_pattern, parameter);
     return choice.as_parameter || is_named
         ? parameter
         : planning_.layers[choice.weight.layer].path;
-  }
-
-  void check_bare(const std::string& where) {
-    if (planning_.lora && planning_.lora->fan_in_fan_out) {
-      planning_.mistakes.add(
-          ErrorKind::config,
-          concat(
-              where,
-              ": fan_in_fan_out has no meaning for a bare parameter; "
-              "register it with WeightUse::linear_transposed instead"));
-    }
-    if (planning_.lora && planning_.lora->lora_dropout > 0) {
-      planning_.mistakes.add(
-          ErrorKind::config,
-          concat(
-              where,
-              ": lora_dropout = ",
-              planning_.lora->lora_dropout,
-              " cannot act on "
-              "a bare parameter, whose input is not known; set it to 0"));
-    }
   }
 
   // A tensor of two layers is adapted where it was targeted, and nowhere else.

@@ -11,19 +11,19 @@ namespace {
 void check_biases_free(Planning& planning) {
   for (const auto& other :
        planning.state ? planning.state->names() : std::vector<std::string>{}) {
-    const auto* config = dynamic_cast<const LoraConfig*>(
-        planning.state->find(other)->config.get());
-    if (config && config->bias != "none") {
+    const std::string bias =
+        planning.state->find(other)->config->target_rules().bias;
+    if (bias != "none") {
       planning.mistakes.add(
           ErrorKind::config,
           concat(
               "bias = \"",
-              planning.lora->bias,
+              planning.rules.bias,
               "\": adapter '",
               other,
               "' already "
               "trains the model's biases (bias = \"",
-              config->bias,
+              bias,
               "\"), "
               "and they are shared; set bias = \"none\" on one of them"));
     }
@@ -36,7 +36,7 @@ void plan_layer_bias(
     const HostedLayer& layer,
     const std::map<std::string, std::string>& prefixes) {
   const auto adapted = prefixes.find(layer.path);
-  if (adapted == prefixes.end() && planning.lora->bias == "lora_only") {
+  if (adapted == prefixes.end() && planning.rules.bias == "lora_only") {
     return;
   }
   for (const HostedTensor& tensor : layer.tensors) {
@@ -55,7 +55,7 @@ void plan_layer_bias(
 }  // namespace
 
 void plan_biases(Planning& planning) {
-  if (!planning.lora || planning.lora->bias == "none") {
+  if (planning.rules.bias == "none") {
     return;
   }
   check_biases_free(planning);

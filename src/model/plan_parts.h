@@ -9,15 +9,14 @@
 
 #include "matching/target_matcher.h"
 #include "model/injection_plan.h"
-#include "peft/lora_config.h"
 
 namespace peft::detail {
 
 /// What every part reads, and writes its results to.
 struct Planning {
   const AdapterConfig& config;
-  const LoraConfig* lora;   // config, if it is one
-  const ModelState* state;  // nullptr before the first injection
+  const TargetRules& rules;  // config's
+  const ModelState* state;   // nullptr before the first injection
   const std::vector<HostedLayer>& layers;
   InjectionPlan& plan;
   Mistakes& mistakes;

@@ -40,14 +40,14 @@ void check_scale(const char* asking, double scale) {
 void Adapters::set_scale(const std::string& name, double scale) {
   check_scale("set_scale", scale);
   for (const Target& target : state_->get(name, "set_scale").targets) {
-    target.attachment->scale.store(scale);
+    target.attachment->scale->store(scale);
   }
 }
 
 void Adapters::scale_layer(double scale) {
   check_scale("scale_layer", scale);
   for_each_active(*state_, [&](detail::Attachment& attachment) {
-    attachment.scale.store(attachment.scale.load() * scale);
+    attachment.scale->store(attachment.scale->load() * scale);
   });
 }
 
@@ -59,10 +59,10 @@ void Adapters::unscale_layer(std::optional<double> scale) {
             "[unscale_layer] scale = ",
             *scale,
             "; give a finite number that "
-            "is not zero, or none to go back to lora_alpha / r"));
+            "is not zero, or none to go back to the config's"));
   }
   for_each_active(*state_, [&](detail::Attachment& attachment) {
-    attachment.scale.store(scale ? attachment.scale.load() / *scale : 1.0);
+    attachment.scale->store(scale ? attachment.scale->load() / *scale : 1.0);
   });
 }
 
@@ -70,7 +70,7 @@ std::map<std::string, double> Adapters::scaling(const std::string& name) const {
   std::map<std::string, double> found;
   for (const Target& target : state_->get(name, "scaling").targets) {
     if (!target.is_saved_copy) {
-      found[target.file_prefix] = target.attachment->scale.load() *
+      found[target.file_prefix] = target.attachment->scale->load() *
           target.attachment->method->strength();
     }
   }

@@ -63,8 +63,12 @@ std::vector<LayerStatus> Adapters::layer_status() const {
              .active_adapters = active});
       }
       LayerStatus& layer = layers[found->second];
-      for (const at::Tensor& tensor : target.attachment->parameters) {
-        detail::merge_requires_grad(layer.requires_grad[adapter->name], tensor);
+      for (std::size_t i = 0; i < target.specs.size(); ++i) {
+        const at::Tensor& tensor = target.attachment->parameters[i];
+        if (!target.specs[i].is_buffer) {
+          detail::merge_requires_grad(
+              layer.requires_grad[adapter->name], tensor);
+        }
         layer.devices[adapter->name] = tensor.device().str();
       }
       if (layer.available_adapters.empty() ||

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// LoraConfig::check: values that can never work, and what is not built.
+// The configs' check(): values that can never work, and what is not built.
 #include <cmath>
 #include <limits>
 #include <string>
@@ -7,6 +7,8 @@
 #include <gmock/gmock.h>
 
 #include "base/mistakes.h"
+#include "peft/adalora_config.h"
+#include "peft/ia3_config.h"
 #include "peft/lora_config.h"
 #include "support/error_of.h"
 
@@ -18,13 +20,13 @@ using peft_test::error_of;
 using testing::AllOf;
 using testing::HasSubstr;
 
-void check(const LoraConfig& config) {
+void check(const peft::AdapterConfig& config) {
   peft::detail::Mistakes mistakes(ErrorKind::config, "check");
   config.check(mistakes);
   mistakes.raise_if_any();
 }
 
-std::string mistake(ErrorKind kind, const LoraConfig& config) {
+std::string mistake(ErrorKind kind, const peft::AdapterConfig& config) {
   return error_of(kind, [&] { check(config); });
 }
 
@@ -87,22 +89,18 @@ TEST(CheckConfig, WantsLayersBesideALayersPattern) {
 }
 
 TEST(CheckConfig, RefusesInitialisationsByName) {
-  for (const char* scheme :
-       {"pissa",
-        "pissa_niter_16",
-        "olora",
-        "orthogonal",
-        "eva",
-        "corda",
-        "loftq",
-        "lora_ga",
-        "mica",
-        "OLoRA"}) {
+  for (const char* scheme : {"eva", "corda", "loftq", "lora_ga", "EVA"}) {
     LoraConfig config;
     config.init_lora_weights = scheme;
     EXPECT_THAT(
         mistake(ErrorKind::unsupported, config),
         HasSubstr("init_lora_weights = '" + std::string(scheme) + "'"));
+  }
+  for (const char* scheme :
+       {"pissa", "pissa_niter_16", "olora", "OLoRA", "orthogonal", "mica"}) {
+    LoraConfig config;
+    config.init_lora_weights = scheme;
+    EXPECT_NO_THROW(check(config));
   }
   LoraConfig config;
   config.init_lora_weights = "gausian";
@@ -113,7 +111,7 @@ TEST(CheckConfig, RefusesInitialisationsByName) {
 
 TEST(CheckConfig, RefusesVariantsByFieldAndValue) {
   LoraConfig config;
-  config.use_dora = config.lora_bias = config.use_qalora = true;
+  config.use_qalora = true;
   config.ensure_weight_tying = true;
   for (auto field :
        {&LoraConfig::arrow_config,
@@ -128,9 +126,9 @@ TEST(CheckConfig, RefusesVariantsByFieldAndValue) {
   config.megatron_config.text = R"({"tp":2})";
   config.trainable_token_indices.text = "[7]";
   const std::string text = mistake(ErrorKind::unsupported, config);
-  EXPECT_THAT(text, HasSubstr("13 mistakes"));
+  EXPECT_THAT(text, HasSubstr("11 mistakes"));
   for (const char* part :
-       {"use_dora = true",
+       {"use_qalora = true",
         "arrow_config = {}",
         "kasa_config = {}",
         "monteclora_config = {}",
@@ -140,6 +138,64 @@ TEST(CheckConfig, RefusesVariantsByFieldAndValue) {
         "layer_replication = [[0,4]]",
         "megatron_config = {\"tp\":2}",
         "trainable_token_indices = [7]"}) {
+    EXPECT_THAT(text, HasSubstr(part));
+  }
+}
+
+TEST(CheckConfig, RefusesWhatPeftRefusesTogether) {
+  LoraConfig config;
+  config.lora_bias = config.use_dora = true;
+  config.init_lora_weights = "mica";
+  const std::string text = mistake(ErrorKind::config, config);
+  EXPECT_THAT(text, HasSubstr("lora_bias and use_dora"));
+  EXPECT_THAT(text, HasSubstr("lora_bias works only with"));
+  EXPECT_THAT(text, HasSubstr("'mica' and use_dora"));
+  config = {};
+  config.init_lora_weights = "pissa_niter_many";
+  EXPECT_THAT(mistake(ErrorKind::config, config), HasSubstr("'pissa_niter_4'"));
+  config.init_lora_weights = "pissa";
+  config.lora_alpha = -1;
+  EXPECT_THAT(
+      mistake(ErrorKind::config, config), HasSubstr("needs lora_alpha > 0"));
+}
+
+TEST(CheckConfig, Ia3MustSayWhichModulesAreFeedForward) {
+  peft::IA3Config config;
+  config.target_modules = {"k", "down"};
+  EXPECT_THAT(
+      mistake(ErrorKind::config, config),
+      HasSubstr("feedforward_modules is not set"));
+  config.feedforward_modules = {"down", "up"};
+  EXPECT_THAT(mistake(ErrorKind::config, config), HasSubstr("'up'"));
+  config.feedforward_modules = std::vector<std::string>();
+  EXPECT_NO_THROW(check(config));
+}
+
+TEST(CheckConfig, AdaLoraNeedsAScheduleInWhichRanksCanGo) {
+  peft::AdaLoraConfig config;
+  EXPECT_THAT(
+      mistake(ErrorKind::config, config), HasSubstr("total_step is not set"));
+  config.total_step = 10;
+  EXPECT_NO_THROW(check(config));
+  config.tinit = 5;
+  config.tfinal = 5;
+  config.target_r = 20;
+  config.beta1 = 1;
+  config.orth_reg_weight = -1;
+  config.use_dora = true;
+  config.init_lora_weights = "pissa";
+  config.target_parameters = {"w"};
+  config.rank_pattern = {{"q.lora_E", {true}}};
+  const std::string text = mistake(ErrorKind::config, config);
+  for (const char* part :
+       {"tinit = 5",
+        "target_r = 20",
+        "beta1 is 1",
+        "orth_reg_weight",
+        "use_dora",
+        "init_lora_weights",
+        "target_parameters",
+        "rank_pattern['q.lora_E']"}) {
     EXPECT_THAT(text, HasSubstr(part));
   }
 }

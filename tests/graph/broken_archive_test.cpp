@@ -141,6 +141,16 @@ TEST_F(BrokenArchive, RecordsMustExistAndPathsLeadNowhereElse) {
       HasSubstr("Python object"));
 }
 
+TEST_F(BrokenArchive, TwoWeightsMayNotNameOneMissingRecord) {
+  builder_.parameter("tied", torch::randn({3, 4}));
+  const auto error = error_after([](Json&, Json& weights) {
+    for (auto& [name, weight] : weights["config"].items()) {
+      weight["path_name"] = "missing";
+    }
+  });
+  EXPECT_THAT(error, AllOf(HasSubstr("'weight'"), HasSubstr("'tied'")));
+}
+
 TEST_F(BrokenArchive, ValuesMustBeDefinedOnceBeforeTheyAreRead) {
   EXPECT_THAT(
       error_after(

@@ -294,6 +294,41 @@ TEST_F(Programs, CheckTheirInputsAndNameAllMistakes) {
   EXPECT_THAT(message({Tensor()}), HasSubstr("is a tensor in the program"));
 }
 
+TEST_F(Programs, SizesMadeOfOthersAreChecked) {
+  ProgramBuilder builder;
+  builder
+      .input(
+          "x",
+          at::kFloat,
+          {"Mul(Integer(2), Symbol('s0', positive=True, integer=True))"})
+      .range("s0", 3, 8);
+  builder.graph.node(aten + "neg.default", {{"self", value("x")}}, {"y"});
+  builder.output("y");
+  auto program = load(builder);
+  program.forward({torch::randn({16})});
+  const auto error_for = [&](int64_t size) {
+    return error_of(
+        ErrorKind::input, [&] { program.forward({torch::randn({size})}); });
+  };
+  EXPECT_THAT(error_for(7), AllOf(HasSubstr("'x'"), HasSubstr("2*s0")));
+  EXPECT_THAT(error_for(40), AllOf(HasSubstr("'x'"), HasSubstr("3 to 8")));
+}
+
+TEST_F(Programs, KeysOfDictsMayBeNumbers) {
+  ProgramBuilder builder;
+  builder.input("x", at::kFloat, {2});
+  builder.graph.node(aten + "neg.default", {{"self", value("x")}}, {"y"});
+  builder.output("y");
+  builder.change = [](Json& model, Json&) {
+    model["graph_module"]["module_call_graph"][0]["signature"]["out_spec"] =
+        R"([1, {"type": "builtins.dict", "context": "[5]", "children_spec": )"
+        R"([{"type": null, "context": null, "children_spec": []}]}])";
+  };
+  auto program = load(builder);
+  const auto result = program.call({torch::ones({2})}).toGenericDict();
+  EXPECT_EQ(result.at(5).toTensor()[0].item<float>(), -1);
+}
+
 TEST_F(Programs, SizesOfTheSameNameMustAgree) {
   ProgramBuilder builder;
   builder.input("a", at::kFloat, {"s0"})

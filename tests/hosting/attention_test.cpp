@@ -178,5 +178,78 @@ TEST(Transformer, EveryAdapterOfEncoderAndDecoderGetsAGradient) {
   }
 }
 
+// Every method against a layer that holds the effective weights and biases,
+// with packed and with separate projections.
+void check_method(const peft::AdapterConfig& config, bool separate) {
+  torch::manual_seed(6);
+  nn::MultiheadAttentionOptions options(8, 2);
+  if (separate) {
+    options.kdim(6).vdim(6);
+  }
+  nn::MultiheadAttention attention(options);
+  nn::MultiheadAttention plain(options);
+  nn::Sequential model;
+  model->push_back("attention", attention);
+  auto adapters = peft::inject_adapter_in_model(config, *model);
+  randomise(adapters.parameters("default"));
+  const auto set = [](Tensor& to, const Tensor& from) {
+    to = from.defined() ? peft::effective_weight(from).detach() : Tensor();
+  };
+  set(plain->in_proj_weight, attention->in_proj_weight);
+  set(plain->q_proj_weight, attention->q_proj_weight);
+  set(plain->k_proj_weight, attention->k_proj_weight);
+  set(plain->v_proj_weight, attention->v_proj_weight);
+  set(plain->in_proj_bias, attention->in_proj_bias);
+  set(plain->out_proj->weight, attention->out_proj->weight);
+  set(plain->out_proj->bias, attention->out_proj->bias);
+  if (config.peft_type() == "IA3" && separate) {
+    const auto state = peft::get_peft_model_state_dict(*model);
+    const Tensor l = torch::cat(
+        {state["attention.q_proj.ia3_l"].flatten(),
+         state["attention.k_proj.ia3_l"].flatten(),
+         state["attention.v_proj.ia3_l"].flatten()});
+    if (l.numel() == 24) {  // over outputs
+      EXPECT_TRUE(torch::allclose(
+          plain->in_proj_bias, peft::base_weight(attention->in_proj_bias) * l));
+    }
+  }
+  const Tensor q = torch::randn({5, 3, 8});
+  const Tensor k = separate ? torch::randn({5, 3, 6}) : q;
+  const Tensor v = separate ? torch::randn({5, 3, 6}) : q;
+  const Tensor y = std::get<0>(attention->forward(q, k, v));
+  EXPECT_TRUE(
+      torch::allclose(y, std::get<0>(plain->forward(q, k, v)), 1e-4, 1e-5));
+  y.square().sum().backward();
+  for (const Tensor& tensor : adapters.trainable_parameters()) {
+    EXPECT_TRUE(tensor.grad().defined());
+  }
+}
+
+TEST(AttentionMethods, EachActsOnEveryProjection) {
+  peft::LoraConfig dora = config_for({"attention"});
+  dora.use_dora = true;
+  peft::LoraConfig with_bias = config_for({"attention"});
+  with_bias.lora_bias = true;
+  peft::LoraConfig pissa = config_for({"attention"});
+  pissa.init_lora_weights = "pissa";
+  peft::IA3Config ia3;
+  ia3.target_modules = {"attention"};
+  ia3.feedforward_modules = std::vector<std::string>();
+  peft::IA3Config feedforward = ia3;
+  feedforward.feedforward_modules = {"attention"};
+  peft::AdaLoraConfig adalora;
+  adalora.target_modules = {"attention"};
+  adalora.total_step = 10;
+  adalora.init_r = 3;
+  adalora.target_r = 2;
+  const std::vector<const peft::AdapterConfig*> configs = {
+      &dora, &with_bias, &pissa, &ia3, &feedforward, &adalora};
+  for (const auto* config : configs) {
+    SCOPED_TRACE(peft::to_json(*config));
+    check_method(*config, /*separate=*/false);
+    check_method(*config, /*separate=*/true);
+  }
+}
+
 }  // namespace
 }  // namespace peft_test

@@ -82,7 +82,7 @@ TEST_F(Refusal, EveryMistakeOfAConfigAtOnce) {
   config_.lora_alpha = std::numeric_limits<double>::quiet_NaN();
   config_.lora_dropout = 1.0;
   config_.bias = "some";
-  config_.use_dora = true;
+  config_.use_qalora = true;
   config_.init_lora_weights = "pissa";
   EXPECT_THAT(
       refuse(ErrorKind::config),
@@ -91,7 +91,7 @@ TEST_F(Refusal, EveryMistakeOfAConfigAtOnce) {
           HasSubstr("lora_alpha"),
           HasSubstr("lora_dropout"),
           HasSubstr("bias"),
-          HasSubstr("use_dora"),
+          HasSubstr("use_qalora"),
           HasSubstr("pissa")));
 }
 

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from exported_example import export
 from exported_models import MODELS
-from lora_parity import file_gradients, randomise
+from adapter_parity import file_gradients, randomise
 
 LEARNING = {"lr": 1e-2, "eps": 1e-4}  # gradients that are rounding noise move nothing
 

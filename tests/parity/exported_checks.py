@@ -8,7 +8,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from exported_case import tensors_of
-from lora_parity import check_config, surplus
+from adapter_parity import check_config, surplus
 
 
 FLOOR = 0.1  # below this magnitude, adapters' rounding errors are absolute

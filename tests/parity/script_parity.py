@@ -19,7 +19,7 @@ warnings.filterwarnings("ignore")
 
 import torch
 import transformers as hf
-from lora_parity import file_gradients, randomise
+from adapter_parity import file_gradients, randomise
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The models of lora_parity.py, written again in C++ with the same names.
+// The models of adapter_parity.py, written again in C++ with the same names.
 #pragma once
 
 #include <functional>

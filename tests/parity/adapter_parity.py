@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs Python PEFT beside the library, adapters going both ways.
+"""Runs Python PEFT beside the library: every method, adapters going both ways.
 
 For each case: PEFT builds a model, injects, randomises and saves; the C++ tool
 loads that folder and must give PEFT's outputs and gradients, and the tensors
 to the bit. Then the tool injects by the same config, randomises and saves;
 PEFT must load that and give the tool's outputs, from the same keys, shapes and
-config fields.
+config fields. Last, both train what PEFT saved for 20 steps on the same data:
+their losses must agree, and the ranks that AdaLoRA leaves.
 
-usage: lora_parity.py LORA_TOOL [CASE...]
+usage: adapter_parity.py ADAPTER_TOOL [CASE...]
 """
 import json
 import os
@@ -20,7 +21,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 warnings.filterwarnings("ignore")
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -82,10 +83,26 @@ class Attention(nn.Module):
 
 MODELS = {"text": Text, "convolutions": Convolutions, "attention": Attention}
 QV = ["query", "value"]
+CONVOLUTIONS = ["c1", "c2", "c3"]
+STEPS = 20
 
 
 def lora(**fields):
     return LoraConfig(**{"r": 4, "lora_alpha": 6, **fields})
+
+
+def ia3(**fields):
+    return IA3Config(**{"target_modules": QV, "feedforward_modules": [], **fields})
+
+
+def adalora(**fields):
+    return AdaLoraConfig(**{
+        "init_r": 4, "target_r": 2, "lora_alpha": 6, "target_modules": QV, "total_step": STEPS, "tinit": 2, "tfinal": 5,
+        "deltaT": 3, **fields})
+
+
+def text_lora(**fields):
+    return ("text", {"default": lora(**{"target_modules": QV, **fields})}, {})
 
 
 # name: model, adapters {name: config}, options
@@ -103,14 +120,14 @@ CASES = {
         alpha_pattern={"value": 5, r"layers\.[01]\.query": 9})}, {}),
     # PEFT trains rank 3 here, and writes a config that says 5: json sorts keys.
     "pattern_order": ("text", {"default": lora(target_modules=QV, rank_pattern={"query": 3, "layers.0.query": 5})},
-                      {"order_lost": True}),
+                      {"order_lost": True, "no_training": "PEFT cannot load its own file"}),
     "excluded": ("text", {"default": lora(target_modules=QV, exclude_modules=["layers.1.query"])}, {}),
     "layers": ("text", {"default": lora(target_modules=QV, layers_to_transform=[0, 2], layers_pattern="layers")}, {}),
     "modules_to_save": ("text", {"default": lora(target_modules=["query"], modules_to_save=["classifier", "norm"])}, {}),
     "bias_lora_only": ("text", {"default": lora(target_modules=QV, bias="lora_only")}, {}),
     "bias_all": ("text", {"default": lora(target_modules=QV, bias="all")}, {}),
     "train_mode": ("text", {"default": lora(target_modules=QV)}, {"train": True}),
-    "dropout_eval": ("text", {"default": lora(target_modules=QV, lora_dropout=0.5)}, {}),
+    "dropout_eval": ("text", {"default": lora(target_modules=QV, lora_dropout=0.5)}, {"no_training": "random"}),
     "bfloat16": ("text", {"default": lora(target_modules="all-linear")}, {"dtype": "bfloat16"}),
     "two_adapters": ("text", {
         "default": lora(target_modules=QV),
@@ -118,9 +135,44 @@ CASES = {
     "convolutions": ("convolutions", {"default": lora(target_modules=["c1", "c2", "c2g", "c3"])}, {}),
     "convolutions_train": ("convolutions", {"default": lora(
         target_modules=["c1", "c2g"], modules_to_save=["bn"])}, {"train": True}),
+    "dora": text_lora(use_dora=True, target_modules=[*QV, "embedding"]),
+    "dora_train": ("text", {"default": lora(target_modules=QV, use_dora=True)}, {"train": True}),
+    "dora_two": ("text", {"default": lora(target_modules=QV, use_dora=True),
+                          "other": lora(r=2, target_modules=["query"], use_dora=True)}, {}),
+    "dora_convolutions": ("convolutions", {"default": lora(target_modules=CONVOLUTIONS, use_dora=True)}, {}),
+    "dora_bfloat16": ("text", {"default": lora(target_modules=QV, use_dora=True)}, {"dtype": "bfloat16"}),
+    "lora_bias": text_lora(lora_bias=True),
+    "lora_bias_convolutions": ("convolutions", {"default": lora(
+        target_modules=[*CONVOLUTIONS, "c2g"], lora_bias=True)}, {}),
+    "lora_bias_and_bias_all": text_lora(lora_bias=True, bias="all"),
+    "orthogonal": text_lora(init_lora_weights="orthogonal"),
+    "olora": ("text", {"default": lora(target_modules=QV, init_lora_weights="olora")}, {"plain": True}),
+    "pissa": ("text", {"default": lora(
+        init_lora_weights="pissa", target_modules=[*QV, "embedding"], rank_pattern={"value": 3})}, {"plain": True}),
+    "pissa_rslora": ("text", {"default": lora(
+        target_modules=QV, init_lora_weights="pissa", use_rslora=True)}, {"plain": True}),
+    "pissa_dora": text_lora(init_lora_weights="pissa", use_dora=True),
+    "mica": text_lora(init_lora_weights="mica", target_modules=[*QV, "embedding"]),
+    "ia3": ("text", {"default": ia3()}, {}),
+    "ia3_feedforward": ("text", {"default": ia3(feedforward_modules=["value"])}, {}),
+    "ia3_pattern": ("text", {"default": ia3(
+        target_modules=r".*\.(query|value)", feedforward_modules=r".*\.value")}, {}),
+    "ia3_two": ("text", {"default": ia3(feedforward_modules=["value"]), "other": ia3(target_modules=["query"])}, {}),
+    "ia3_saved": ("text", {"default": ia3(modules_to_save=["classifier"])}, {}),
+    "ia3_random": ("text", {"default": ia3(init_ia3_weights=False)}, {}),
+    "ia3_convolutions": ("convolutions", {"default": ia3(
+        target_modules=["c2", "c2g", "c3"], feedforward_modules=["c2g"])}, {}),
+    "ia3_bfloat16": ("text", {"default": ia3(feedforward_modules=["value"])}, {"dtype": "bfloat16"}),
+    "adalora": ("text", {"default": adalora()}, {}),
+    "adalora_all_linear": ("text", {"default": adalora(
+        target_modules="all-linear", bias="lora_only", modules_to_save=["norm"])}, {}),
+    "adalora_convolutions": ("convolutions", {"default": adalora(target_modules=["c2"])}, {"trained_elsewhere": False}),
+    "adalora_same_rank": ("text", {"default": adalora(target_r=4)}, {"no_training": "PEFT 0.21.2 crashes"}),
+    # PEFT scales by the ranks that are left when it loads this after training.
+    "adalora_no_alpha": ("text", {"default": adalora(lora_alpha=0)}, {"trained_elsewhere": False}),
     # PEFT 0.21.2 adds out_proj's product twice in forward, so its outputs are
     # compared with that product at zero; keys, shapes and values as ever.
-    "attention": ("attention", {"default": lora(target_modules=["mha", "head"])}, {"zero_out_proj": True}),
+    "attention": ("attention", {"default": lora(target_modules=["mha", "head"])}, {"zero_out_proj": True, "no_training": "twice there"}),
 }
 
 
@@ -223,6 +275,8 @@ def check_loads_there(tool, folder, base, x, adapters, options, dtype):
             assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}, "file shapes differ"
     model.base_model.set_adapter(names)
     model.train(options.get("train", False))
+    if options.get("plain"):
+        check_plain(folder, fresh_base(folder), x, result["y"])
     if options.get("zero_out_proj"):
         return  # the tool's own random out_proj counts once there, twice here
     with torch.no_grad():
@@ -230,13 +284,23 @@ def check_loads_there(tool, folder, base, x, adapters, options, dtype):
     assert close(result["y"], y, dtype), f"outputs differ by {(result['y'] - y).abs().max()}"
 
 
+def check_plain(folder, base, x, y):
+    """The same adapter as plain LoRA of twice the rank."""
+    path = os.path.join(folder, "plain")
+    config = json.load(open(os.path.join(path, "adapter_config.json")))
+    assert config["init_lora_weights"] is True and config["r"] == 8, config
+    model = PeftModel.from_pretrained(base, path).eval()
+    with torch.no_grad():
+        assert close(model(x), y, torch.float32), "as plain LoRA outputs differ"
+
+
 def check_config(ours, theirs):
     ours, theirs = json.load(open(ours)), json.load(open(theirs))
     for config in (ours, theirs):
-        for field in ("target_modules", "exclude_modules", "modules_to_save"):
-            if isinstance(config[field], list):
+        for field in ("target_modules", "exclude_modules", "modules_to_save", "feedforward_modules"):
+            if isinstance(config.get(field), list):
                 config[field] = sorted(config[field])
-        config["target_parameters"] = config["target_parameters"] or None  # an empty list says no more
+        config["target_parameters"] = config.get("target_parameters") or None  # an empty list says no more
     assert ours == theirs, {k: (ours.get(k), theirs.get(k)) for k in {*ours, *theirs} if ours.get(k) != theirs.get(k)}
 
 
@@ -256,6 +320,65 @@ def make_case(folder, name):
     return base, adapters, options, dtype, x
 
 
+def train(model, x, direction):
+    """Losses of STEPS steps, and the ranks that are left."""
+    model.train()
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trainable, lr=0.05, momentum=0.9)
+    is_adalora = model.peft_config["default"].peft_type == "ADALORA"
+    losses = []
+    for step in range(STEPS):
+        loss = (model(x) - direction).square().mean()
+        losses.append(loss.item())
+        if is_adalora:
+            loss = loss + regularization(model, model.peft_config["default"].orth_reg_weight)
+        loss.backward()
+        optimizer.step()
+        if is_adalora:
+            model.base_model.update_and_allocate(step)
+        optimizer.zero_grad()
+    if not is_adalora:
+        return losses, {}
+    return losses, {k.replace(".default", ""): v for k, v in model.peft_config["default"].rank_pattern.items()}
+
+
+def regularization(model, weight):
+    """As AdaLoraModel.forward adds it to a loss of the model's own."""
+    terms = []
+    for name, p in model.named_parameters():
+        if ("lora_A" in name or "lora_B" in name) and "default" in name:
+            covariance = p @ p.T if "lora_A" in name else p.T @ p
+            terms.append(torch.norm(covariance - torch.eye(*covariance.size()), p="fro"))
+    return weight * sum(terms) / len(terms)
+
+
+def check_training(tool, folder, base, x, direction, options):
+    """From what PEFT saved, the same losses and ranks."""
+    if options.get("dtype") or options.get("no_training"):
+        return
+    model = PeftModel.from_pretrained(base, os.path.join(folder, "adapter"), is_trainable=True)
+    losses, ranks = train(model, x, direction)
+    result = call(tool, "train", folder)
+    found = result["losses"]
+    difference = (found - torch.tensor(losses)).abs().max()
+    assert difference < 1e-4, f"losses of training differ by {difference}: {found.tolist()} against {losses}"
+    saved = json.load(open(os.path.join(folder, "trained", "adapter_config.json")))
+    if ranks:
+        assert saved["rank_pattern"] == ranks, f"ranks differ: {saved['rank_pattern']} against {ranks}"
+    # Not where training also moved running statistics of the model itself.
+    if ranks and options.get("trained_elsewhere", True):
+        again = PeftModel.from_pretrained(fresh_base(folder), os.path.join(folder, "trained"))
+        with torch.no_grad():
+            y = again(x)
+        assert close(result["y"], y, torch.float32), f"after training outputs differ by {(result['y'] - y).abs().max()}"
+
+
+def fresh_base(folder):
+    model = MODELS[json.load(open(os.path.join(folder, "case.json")))["model"]]()
+    model.load_state_dict(load_file(os.path.join(folder, "base.safetensors")))
+    return model
+
+
 def run(tool, name):
     with tempfile.TemporaryDirectory() as folder:
         base, adapters, options, dtype, x = make_case(folder, name)
@@ -263,15 +386,12 @@ def run(tool, name):
             direction = torch.rand(base(x).shape).to(dtype)
         save_file({"x": x, "direction": direction}, os.path.join(folder, "input.safetensors"))
         # The direction pass above moved running statistics: start again.
-        fresh = MODELS[CASES[name][0]]()
-        fresh.load_state_dict(load_file(os.path.join(folder, "base.safetensors")))
-        model = peft_model(fresh.to(dtype), adapters, options)
+        model = peft_model(fresh_base(folder).to(dtype), adapters, options)
         randomise(model, options)
         model.save_pretrained(os.path.join(folder, "adapter"), save_embedding_layers=False)
         check_loads_here(tool, folder, model, x, direction, adapters, dtype)
-        again = MODELS[CASES[name][0]]()
-        again.load_state_dict(load_file(os.path.join(folder, "base.safetensors")))
-        check_loads_there(tool, folder, again.to(dtype), x, adapters, options, dtype)
+        check_loads_there(tool, folder, fresh_base(folder).to(dtype), x, adapters, options, dtype)
+        check_training(tool, folder, fresh_base(folder), x, direction, options)
 
 
 def main():
@@ -282,7 +402,7 @@ def main():
         try:
             run(tool, name)
             print(f"ok      {name}")
-        except AssertionError as error:
+        except Exception as error:
             failed += 1
             print(f"FAILED  {name}: {error}")
     print(f"{len(names) - failed} of {len(names)} cases agree with PEFT")

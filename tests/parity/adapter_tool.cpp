@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The C++ side of lora_parity.py: runs one case and writes what came out.
+// The C++ side of adapter_parity.py: runs one case and writes what came out.
 //
-//   lora_tool load FOLDER   loads the adapter that PEFT saved
-//   lora_tool save FOLDER   injects by the config, saves the adapter
+//   adapter_tool load FOLDER   loads the adapter that PEFT saved
+//   adapter_tool save FOLDER   injects by the config, saves the adapter
+//   adapter_tool train FOLDER  loads "default" and trains it, then saves it
 //
 // FOLDER holds case.json {model, dtype, train, adapters}, base.safetensors,
 // input.safetensors {x, direction}, and the adapter folder(s); the results go
@@ -36,6 +37,35 @@ fs::path adapter_folder(const fs::path& folder, const std::string& name) {
   return name == "default" ? folder / "adapter" : folder / "adapter" / name;
 }
 
+// As in the script: SGD with momentum on the mean square of y - direction.
+Tensor train(
+    peft_parity::Model& model,
+    peft::Adapters& adapters,
+    const Tensor& x,
+    const Tensor& direction) {
+  constexpr int steps = 20;
+  model.train();
+  torch::optim::SGD optimizer(
+      adapters.trainable_parameters(),
+      torch::optim::SGDOptions(0.05).momentum(0.9));
+  const bool is_adalora = adapters.config().peft_type() == "ADALORA";
+  Tensor losses = torch::zeros({steps});
+  for (int step = 0; step < steps; ++step) {
+    Tensor loss = (model.forward(x) - direction).square().mean();
+    losses[step] = loss.item<float>();
+    if (is_adalora) {
+      loss = loss + adapters.orthogonal_regularization();
+    }
+    loss.backward();
+    optimizer.step();
+    if (is_adalora) {
+      adapters.update_and_allocate(step);
+    }
+    optimizer.zero_grad();
+  }
+  return losses;
+}
+
 void run(const std::string& mode, const fs::path& folder) {
   const auto spec = nlohmann::json::parse(std::ifstream(folder / "case.json"));
   auto model = peft_parity::make(spec["model"]);
@@ -48,7 +78,10 @@ void run(const std::string& mode, const fs::path& folder) {
   torch::manual_seed(7);
   for (const auto& name : names) {
     const auto from = adapter_folder(folder, name);
-    if (mode == "load") {
+    if (mode == "train" && name != "default") {
+      continue;
+    }
+    if (mode != "save") {
       peft::load_adapter(*model, from, name, {.is_trainable = true});
       continue;
     }
@@ -63,9 +96,18 @@ void run(const std::string& mode, const fs::path& folder) {
     }
   }
   auto adapters = peft::adapters_of(*model);
-  adapters.set_adapter(names);
-
   const auto input = peft::load_safetensors(folder / "input.safetensors");
+  if (mode == "train") {
+    peft::StateDict results;
+    results.insert(
+        "losses", train(*model, adapters, input["x"], input["direction"]));
+    model->eval();
+    results.insert("y", model->forward(input["x"]).detach());
+    peft::save_safetensors(results, folder / "result.safetensors");
+    peft::save_pretrained(*model, folder / "trained");
+    return;
+  }
+  adapters.set_adapter(names);
   const Tensor y = model->forward(input["x"]);
   (y * input["direction"]).sum().backward();
   peft::StateDict results;
@@ -82,6 +124,9 @@ void run(const std::string& mode, const fs::path& folder) {
   peft::save_safetensors(results, folder / "result.safetensors");
   if (mode == "save") {
     peft::save_pretrained(*model, folder / "saved");
+    if (adapters.config(names[0]).peft_type() == "LORA") {
+      peft::save_pretrained(*model, folder / "plain", {.as_plain_lora = true});
+    }
   }
 }
 
@@ -89,7 +134,7 @@ void run(const std::string& mode, const fs::path& folder) {
 
 int main(int argc, char** argv) {
   if (argc != 3) {
-    std::cerr << "usage: lora_tool load|save FOLDER\n";
+    std::cerr << "usage: adapter_tool load|save|train FOLDER\n";
     return 2;
   }
   try {
