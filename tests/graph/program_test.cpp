@@ -456,39 +456,6 @@ TEST_F(Programs, SaveTheirPresentWeights) {
   EXPECT_TRUE(torch::equal(loaded.forward({x})[0], y));
 }
 
-TEST_F(Programs, TakeAdaptersAndSaveThemMerged) {
-  auto program = load(linear_and_dropout());
-  program.eval();
-  const Tensor x = torch::randn({4, 4});
-  const Tensor before = program.forward({x})[0];
-  const Tensor base = program.named_parameters()["layer.weight"];
-  const Tensor copy = base.detach().clone();
-  peft::LoraConfig config;
-  config.r = 2;
-  config.lora_alpha = 3;
-  config.target_modules = "all-linear";
-  auto adapters = peft::inject_adapter_in_model(config, program);
-  EXPECT_TRUE(torch::equal(program.forward({x})[0], before));
-  {
-    const torch::NoGradGuard no_grad;
-    adapters.parameters("default")[1].normal_();
-  }
-  const Tensor after = program.forward({x})[0];
-  EXPECT_FALSE(torch::allclose(after, before));
-  program.save(folder_ / "base.pt2");
-  program.save_merged(folder_ / "merged.pt2");
-  auto plain = ExportedProgram::load(folder_ / "base.pt2");
-  auto merged = ExportedProgram::load(folder_ / "merged.pt2");
-  plain.eval();
-  merged.eval();
-  EXPECT_TRUE(torch::equal(plain.forward({x})[0], before));
-  EXPECT_TRUE(torch::allclose(merged.forward({x})[0], after, 1e-5, 1e-6));
-  adapters.unload();
-  EXPECT_TRUE(torch::equal(program.forward({x})[0], before));
-  EXPECT_TRUE(program.named_parameters()["layer.weight"].is_same(base));
-  EXPECT_TRUE(torch::equal(base, copy));
-}
-
 TEST_F(Programs, WarnOfAnInputThatNothingReads) {
   auto builder = linear_and_dropout();
   builder.input("mask", at::kFloat, {"s0"});
@@ -501,57 +468,6 @@ TEST_F(Programs, WarnOfAnInputThatNothingReads) {
   EXPECT_THAT(
       warnings.all(),
       AllOf(HasSubstr("'mask'"), HasSubstr("a tensor for each")));
-}
-
-TEST_F(Programs, TiedWeightsAreAdaptedWhereTargeted) {
-  ProgramBuilder builder;
-  const Tensor table = torch::randn({5, 3});
-  builder.parameter("embed.weight", table)
-      .parameter("head.weight", table)
-      .module("embed")
-      .module("head")
-      .input("ids", at::kLong, {4});
-  builder.graph.node(  // export names one of the two for both
-      aten + "embedding.default",
-      {{"weight", value("p_head_weight")}, {"indices", value("ids")}},
-      {"x"},
-      "embed,torch.nn.modules.sparse.Embedding");
-  builder.graph.node(
-      aten + "linear.default",
-      {{"input", value("x")}, {"weight", value("p_head_weight")}},
-      {"y"},
-      "head,torch.nn.modules.linear.Linear");
-  builder.output("x").output("y");
-  builder.change = [](Json&, Json& weights) {
-    weights["config"]["head.weight"]["path_name"] =
-        weights["config"]["embed.weight"]["path_name"];
-  };
-  auto program = load(builder);
-  peft::LoraConfig config;
-  config.init_lora_weights = false;
-  config.target_modules = {"head"};
-  const Tensor ids = torch::tensor({0, 4, 2, 2});
-  const auto before = program.forward({ids});
-  const CollectWarnings warnings;
-  peft::inject_adapter_in_model(config, program);
-  const auto after = program.forward({ids});
-  EXPECT_TRUE(torch::equal(after[0], before[0]));
-  EXPECT_FALSE(torch::allclose(after[1], before[1]));
-  EXPECT_THAT(
-      warnings.all(), HasSubstr("embed.weight"));  // says that it is shared
-}
-
-TEST_F(Programs, GoWithTheirAdapters) {
-  std::weak_ptr<peft::detail::ModelState> state;
-  {
-    auto program = load(linear_and_dropout());
-    peft::LoraConfig config;
-    config.target_modules = "all-linear";
-    state = peft::inject_adapter_in_model(config, program).state();
-    program.forward({torch::ones({3, 4})}).at(0).sum().backward();
-    EXPECT_FALSE(state.expired());
-  }
-  EXPECT_TRUE(state.expired());
 }
 
 TEST_F(Programs, RunInSeveralThreadsAtOnce) {
