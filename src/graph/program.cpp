@@ -76,6 +76,11 @@ Program::Program(ProgramParts parts)
   }
   batch_counters_ = parts_.table.batch_counters();
   dtype_ = exported_dtype_ = most_common_dtype(parts_.table);
+  for (const WeightEntry& entry : parts_.table.entries()) {
+    if (entry.tensor.scalar_type() != dtype_) {
+      apart_.insert(entry.tensor.unsafeGetTensorImpl());
+    }
+  }
   // A dtype that the model asks for by name stays what it is in to().
   parts_.graph.for_each_constant([&](Operand& operand) {
     operand.is_dtype = operand.is_dtype &&
@@ -219,7 +224,8 @@ void Program::to(
         !seen.insert(tensor.unsafeGetTensorImpl()).second) {
       return;
     }
-    const bool cast = dtype && tensor.is_floating_point();
+    const bool cast = dtype && tensor.is_floating_point() &&
+        !apart_.contains(tensor.unsafeGetTensorImpl());
     tensor.set_data(tensor.to(
         device.value_or(tensor.device()),
         cast ? *dtype : tensor.scalar_type()));

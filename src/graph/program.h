@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -77,6 +78,8 @@ class Program {
   std::shared_ptr<ProgramLayer> layers_;
   std::vector<std::size_t> user_inputs_;  // among the graph's, in order
   std::set<std::uint32_t> batch_counters_;
+  /// Tensors of another dtype than most weights: it stays in to().
+  std::set<const void*> apart_;
   at::ScalarType exported_dtype_;
   at::ScalarType dtype_;
   std::atomic<bool> training_;

@@ -439,6 +439,33 @@ TEST_F(Programs, MoveToAnotherDtypeWithTheirGraph) {
   program.save(folder_ / "out.pt2");
 }
 
+TEST_F(Programs, KeepWhatTheyAskForInAnotherDtype) {
+  auto builder = linear_and_dropout();
+  builder.buffer("steps", torch::ones({3}, at::kDouble));
+  builder.graph.node(
+      aten + "_assert_tensor_metadata.default",
+      {{"a", value(weight_value("steps"))},
+       {"dtype", dtype_value(at::kDouble)}},
+      {});
+  builder.graph.node(
+      aten + "to.dtype",
+      {{"self", value("z")}, {"dtype", dtype_value(at::kDouble)}},
+      {"precise"});
+  builder.output("precise");
+  auto program = load(builder);
+  program.eval();
+  const Tensor x = torch::randn({4, 4});
+  program.to(at::kBFloat16);
+  const auto y = program.forward({x.to(at::kBFloat16)});
+  EXPECT_EQ(y[0].scalar_type(), at::kBFloat16);
+  EXPECT_EQ(y[1].scalar_type(), at::kDouble);
+  program.to(at::kDouble);
+  program.to(at::kFloat);
+  const auto z = program.forward({x});
+  EXPECT_EQ(z[0].scalar_type(), at::kFloat);
+  EXPECT_EQ(z[1].scalar_type(), at::kDouble);
+}
+
 TEST_F(Programs, SaveTheirPresentWeights) {
   auto program = load(linear_and_dropout());
   program.eval();

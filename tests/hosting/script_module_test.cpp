@@ -143,6 +143,44 @@ TEST_F(Scripts, MoveWithTheirAdapters) {
       forward(x.to(torch::kDouble)), y.to(torch::kDouble), 1e-4, 1e-5));
 }
 
+TEST_F(Scripts, CopiesOfSavedModulesMoveWithThem) {
+  auto with_saved = config();
+  with_saved.target_modules = {"up"};
+  with_saved.modules_to_save = {"down"};
+  auto adapters = peft::inject_adapter_in_model(with_saved, model_);
+  {
+    const torch::NoGradGuard no_grad;
+    for (Tensor tensor : adapters.parameters("default")) {
+      tensor.normal_();
+    }
+  }
+  const Tensor x = torch::randn({5, 4});
+  const Tensor y = forward(x);
+  model_.to(torch::kDouble);
+  EXPECT_TRUE(torch::allclose(
+      forward(x.to(torch::kDouble)), y.to(torch::kDouble), 1e-4, 1e-5));
+  adapters.enable_adapters(false);
+  EXPECT_EQ(forward(x.to(torch::kDouble)).scalar_type(), torch::kDouble);
+}
+
+// What a scripted LSTM reads is a list that it keeps beside its parameters.
+TEST_F(Scripts, LayersThatReadAListOfTheirOwnAreRefused) {
+  torch::jit::Module reader("__torch__.Reader");
+  const Tensor weight = torch::randn({3, 4});
+  reader.register_parameter("weight_ih_l0", weight, false);
+  reader.register_attribute(
+      "_flat_weights", c10::ListType::ofTensors(), c10::List<Tensor>({weight}));
+  torch::jit::Module model("__torch__.Model");
+  model.register_module("reader", reader);
+  auto lora = config();
+  lora.target_modules = {"reader"};
+  EXPECT_THAT(
+      error_of(
+          peft::ErrorKind::target,
+          [&] { peft::inject_adapter_in_model(lora, model); }),
+      HasSubstr("Reader"));
+}
+
 TEST_F(Scripts, AdaptersGoThroughFilesAndTwoOfThemSwitch) {
   const TempFolder folder;
   peft::inject_adapter_in_model(config(), model_);
