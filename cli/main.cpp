@@ -10,7 +10,9 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/isfinite.h>
 #include <CLI/CLI.hpp>
+#include <peft/adalora_config.h>
 #include <peft/adapter_folder.h>
+#include <peft/ia3_config.h>
 #include <peft/lora_config.h>
 #include <peft/version.h>
 
@@ -30,17 +32,34 @@ std::string describe(const peft::ModuleChoice& choice) {
   return text;
 }
 
+// What is particular to a method, in one line.
+std::string describe(const peft::AdapterConfig& config) {
+  std::ostringstream text;
+  if (const auto* ia3 = dynamic_cast<const peft::IA3Config*>(&config)) {
+    text << "feed-forward " << describe(ia3->feedforward_modules);
+    return text.str();
+  }
+  const auto* lora = dynamic_cast<const peft::LoraConfig*>(&config);
+  if (!lora) {
+    return "";
+  }
+  if (const auto* ada = dynamic_cast<const peft::AdaLoraConfig*>(&config)) {
+    text << "rank " << ada->init_r << " to " << ada->target_r;
+  } else {
+    text << "rank " << lora->r << (lora->use_rslora ? ", rslora" : "")
+         << (lora->use_dora ? ", dora" : "");
+  }
+  text << ", alpha " << lora->lora_alpha << ", dropout " << lora->lora_dropout
+       << ", bias " << lora->bias;
+  if (lora->init_lora_weights.is_named()) {
+    text << ", started as " << lora->init_lora_weights.scheme();
+  }
+  return text.str();
+}
+
 void print_config(const peft::AdapterConfig& config) {
   std::printf("method   %s\n", config.peft_type().c_str());
-  if (const auto* lora = dynamic_cast<const peft::LoraConfig*>(&config)) {
-    std::printf(
-        "rank     %lld, alpha %g, dropout %g%s, bias %s\n",
-        static_cast<long long>(lora->r),
-        lora->lora_alpha,
-        lora->lora_dropout,
-        lora->use_rslora ? ", rslora" : "",
-        lora->bias.c_str());
-  }
+  std::printf("options  %s\n", describe(config).c_str());
   std::printf("targets  %s\n", describe(config.target_modules).c_str());
   std::printf(
       "base     %s\n",
