@@ -37,7 +37,7 @@ void make_directory(const fs::path& directory) {
   }
 }
 
-// "nothing silent": what only this library can load again.
+// Says what only this library can load again.
 void warn_of_what_peft_lacks(const detail::AdapterRecord& adapter) {
   const auto loads = detail::method_entry(*adapter.config).loads_in_peft;
   std::vector<std::string> layers;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <unordered_set>
 
 #include <caffe2/serialize/inline_container.h>
 
@@ -67,6 +68,10 @@ Archive::Archive(const std::filesystem::path& path)
     records_ = reader_->getAllRecords();
   } catch (const c10::Error&) {  // whose text speaks of checkpoints
     broken(path, concat("not a sound and complete zip archive", not_one));
+  }
+  const std::unordered_set<std::string> names(records_.begin(), records_.end());
+  if (names.size() != records_.size()) {
+    broken(path, "it holds several records of one name");
   }
   if (!has("archive_format") || text("archive_format") != "pt2") {
     const bool script = has("constants.pkl") || has("data.pkl");

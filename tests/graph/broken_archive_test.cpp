@@ -141,6 +141,23 @@ TEST_F(BrokenArchive, RecordsMustExistAndPathsLeadNowhereElse) {
       HasSubstr("Python object"));
 }
 
+TEST_F(BrokenArchive, ARecordStandsInItOnce) {
+  builder_.parameter("other", torch::randn({3, 4}));
+  builder_.write(path_);
+  std::string bytes = read_bytes(path_);
+  // In the zip's own headers; the config has names without their folder.
+  const std::string name = "data/weights/weight_1";
+  std::size_t renamed = 0;
+  for (auto at = bytes.find(name); at != std::string::npos;
+       at = bytes.find(name, at)) {
+    bytes[at + name.size() - 1] = '0';
+    ++renamed;
+  }
+  ASSERT_GE(renamed, 2);
+  write_bytes(path_, bytes);
+  EXPECT_THAT(load_error(), HasSubstr("several records of one name"));
+}
+
 TEST_F(BrokenArchive, TwoWeightsMayNotNameOneMissingRecord) {
   builder_.parameter("tied", torch::randn({3, 4}));
   const auto error = error_after([](Json&, Json& weights) {
