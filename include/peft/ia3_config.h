@@ -16,7 +16,7 @@ struct PEFT_API IA3Config : AdapterConfig {
   void check(detail::Mistakes& mistakes) const override;
 
   /// The modules whose inputs are scaled, of those in target_modules. Must be
-  /// given: = {} or = std::vector<std::string>() for none.
+  /// given: = std::vector<std::string>() for none.
   ModuleChoice feedforward_modules;
   /// True for weights stored [in, out]; layers of this library know their own.
   bool fan_in_fan_out = false;

@@ -11,13 +11,6 @@
 namespace peft::detail {
 namespace {
 
-std::string lower_case(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) {
-    return static_cast<char>(std::tolower(c));
-  });
-  return text;
-}
-
 void refuse(
     Mistakes& mistakes,
     const std::string& name,
@@ -52,8 +45,6 @@ void check_json_field(
   }
 }
 
-constexpr std::string_view niter = "pissa_niter_";
-
 // B and A take sqrt(S / s).
 void check_pissa(
     const LoraConfig& config,
@@ -72,6 +63,15 @@ void check_pissa(
 
 }  // namespace
 
+std::string scheme_of(const InitChoice& init) {
+  std::string scheme = init.scheme();
+  std::transform(
+      scheme.begin(), scheme.end(), scheme.begin(), [](unsigned char c) {
+        return static_cast<char>(std::tolower(c));
+      });
+  return scheme;
+}
+
 void check_init_scheme(const LoraConfig& config, Mistakes& mistakes) {
   static const std::vector<std::string> not_built = {
       "eva", "corda", "loftq", "lora_ga"};
@@ -81,13 +81,13 @@ void check_init_scheme(const LoraConfig& config, Mistakes& mistakes) {
     return;
   }
   const std::string& given = config.init_lora_weights.scheme();
-  const std::string scheme = lower_case(given);
+  const std::string scheme = scheme_of(config.init_lora_weights);
   if (std::find(built.begin(), built.end(), scheme) != built.end()) {
     check_pissa(config, scheme, mistakes);
     return;
   }
-  if (scheme.starts_with(niter)) {
-    const std::string steps = scheme.substr(niter.size());
+  if (scheme.starts_with(pissa_niter)) {
+    const std::string steps = scheme.substr(pissa_niter.size());
     if (!steps.empty() && steps.size() < 5 &&
         std::all_of(steps.begin(), steps.end(), [](unsigned char c) {
           return std::isdigit(c);

@@ -3,10 +3,19 @@
 // initialisations and the variants, refused by their names.
 #pragma once
 
+#include <string>
+#include <string_view>
+
 #include "base/mistakes.h"
 #include "peft/lora_config.h"
 
 namespace peft::detail {
+
+/// What stands before the number of steps in "pissa_niter_4".
+constexpr std::string_view pissa_niter = "pissa_niter_";
+
+/// "OLoRA" -> "olora": a scheme's name as it is compared.
+std::string scheme_of(const InitChoice& init);
 
 /// init_lora_weights: true, false and "gaussian" pass.
 void check_init_scheme(const LoraConfig& config, Mistakes& mistakes);

@@ -53,12 +53,11 @@ void write_eval_mode(Json& graph) {
           name == "running_mean" && !argument.contains("as_none");
       if (argument.contains("as_graph")) {
         write_eval_mode(argument["as_graph"]["graph"]);
-      } else if (
-          Json* flag =
-              argument.contains("as_bool") ? &argument["as_bool"] : nullptr) {
-        const bool on = flag->is_boolean() && flag->get<bool>();
+      } else if (argument.contains("as_bool")) {
+        Json& flag = argument["as_bool"];
+        const bool on = flag.is_boolean() && flag.get<bool>();
         if (mode_of(name, on, running_statistics) == Mode::training) {
-          *flag = false;
+          flag = false;
         }
       } else if (argument.contains("as_float") && name == "dropout_p") {
         argument["as_float"] = 0.0;

@@ -51,18 +51,18 @@ adapt(const at::Tensor& weight, const AdapterConfig& config, WeightUse use) {
   method->check(layout, "the tensor", mistakes);
   mistakes.raise_if_any();
 
+  const auto specs = method->parameters(layout);
   auto attachment = std::make_shared<Attachment>();
   attachment->method = method;
   {
     const at::NoGradGuard no_grad;
-    for (const ParameterSpec& spec : method->parameters(layout)) {
+    for (const ParameterSpec& spec : specs) {
       attachment->parameters.push_back(
           at::empty(spec.shape, weight.options().requires_grad(false)));
     }
     method->initialise(
         {weight, layout, attachment->parameters, SquaredNorms()});
   }
-  const auto specs = method->parameters(layout);
   for (std::size_t i = 0; i < specs.size(); ++i) {
     attachment->parameters[i].set_requires_grad(
         !config.inference_mode && !specs[i].is_buffer);

@@ -15,10 +15,12 @@ namespace {
 
 using at::Tensor;
 
-// x as the factor wants it: its dtype. Autocast casts for itself.
-Tensor cast_for(const Tensor& x, const Tensor& factor) {
+// Features as a factor wants them: in its dtype, and what dropout leaves of
+// them. Autocast casts for itself.
+Tensor features_for(const Tensor& x, const Tensor& factor, double dropout) {
   const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
-  return autocast ? x : x.to(factor.scalar_type());
+  const Tensor cast = autocast ? x : x.to(factor.scalar_type());
+  return dropout > 0 ? at::dropout(cast, dropout, true) : cast;
 }
 
 // The linear operators. Tensors are [..., features].
@@ -32,8 +34,7 @@ class LinearOperator {
   double alpha() const { return call_.alpha; }
 
   Tensor input(const Tensor& x, const Tensor& A, double dropout) const {
-    const Tensor cast = cast_for(x, A);
-    return dropout > 0 ? at::dropout(cast, dropout, true) : cast;
+    return features_for(x, A, dropout);
   }
 
   Tensor product(const Tensor& x, const Tensor& A, const Tensor& B) const {
@@ -141,8 +142,7 @@ class ConvolutionOperator {
   double alpha() const { return 1; }
 
   Tensor input(const Tensor& x, const Tensor& A, double dropout) const {
-    const Tensor cast = cast_for(x, A);
-    return dropout > 0 ? at::dropout(cast, dropout, true) : cast;
+    return features_for(x, A, dropout);
   }
 
   Tensor product(const Tensor& x, const Tensor& A, const Tensor& B) const {

@@ -121,16 +121,6 @@ class AdaLora final : public Method {
   Settings settings_;
 };
 
-// The mask of one weight; nullptr when its ranks are all there.
-const Mask* mask_of(const AdaLoraConfig& config, const std::string& prefix) {
-  for (const auto& [key, mask] : config.rank_pattern) {
-    if (key == prefix + ".lora_E") {
-      return &mask;
-    }
-  }
-  return nullptr;
-}
-
 // Which rows of E [r, 1] the mask leaves. Of an adapter that was loaded it
 // speaks of more ranks than there are: then those that it took are the ones
 // that are exactly zero.
@@ -149,6 +139,17 @@ at::Tensor rows_left(const Mask& mask, std::int64_t left, const at::Tensor& E) {
 }
 
 }  // namespace
+
+const std::vector<bool>* mask_of(
+    const AdaLoraConfig& config,
+    const std::string& file_prefix) {
+  for (const auto& [key, mask] : config.rank_pattern) {
+    if (key == file_prefix + ".lora_E") {
+      return &mask;
+    }
+  }
+  return nullptr;
+}
 
 std::unique_ptr<const Method> make_adalora(
     const AdapterConfig& config,

@@ -5,7 +5,16 @@
 
 #include "methods/method_table.h"
 
+namespace peft {
+struct AdaLoraConfig;
+}
+
 namespace peft::detail {
+
+/// What config.rank_pattern says of one weight; nullptr: all ranks are there.
+const std::vector<bool>* mask_of(
+    const AdaLoraConfig& config,
+    const std::string& file_prefix);
 
 std::unique_ptr<const Method> make_adalora(
     const AdapterConfig& config,

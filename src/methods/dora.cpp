@@ -61,11 +61,6 @@ class Dora final : public Method {
               " does not have; leave the module out, or set use_dora = "
               "false"));
     }
-    if (lora_->changes_bias()) {
-      mistakes.add(
-          ErrorKind::config,
-          concat(where, ": lora_bias and use_dora cannot be combined"));
-    }
   }
 
   std::vector<ParameterSpec> parameters(

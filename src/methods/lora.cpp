@@ -66,7 +66,7 @@ class Lora final : public Method {
               "; set r, or rank_pattern for this module, to a multiple of ",
               layout.groups));
     }
-    if (layout.without_operator) {
+    if (layout.without_operator || layout.form == Form::stack) {
       check_bare(where, mistakes);
     }
     if (settings_.with_bias && layout.form == Form::table) {

@@ -8,6 +8,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/zeros_like.h>
 
+#include "config/lora_variants.h"
 #include "matching/name_pattern.h"
 #include "methods/lora.h"
 #include "methods/lora_initialisation.h"

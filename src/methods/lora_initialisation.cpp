@@ -13,6 +13,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "base/text.h"
+#include "config/lora_variants.h"
 #include "methods/low_rank_factors.h"
 
 namespace peft::detail {
@@ -20,10 +21,8 @@ namespace {
 
 using Form = WeightLayout::Form;
 
-constexpr std::string_view niter = "pissa_niter_";
-
 bool is_pissa(const std::string& scheme) {
-  return scheme == "pissa" || scheme.starts_with(niter);
+  return scheme == "pissa" || scheme.starts_with(pissa_niter);
 }
 
 bool reads_the_weight(const std::string& scheme) {
@@ -72,7 +71,7 @@ Pair pissa(
     double strength) {
   const Svd svd = scheme == "pissa"
       ? whole_svd(weight)
-      : subspace_svd(weight, r, std::stoll(scheme.substr(niter.size())));
+      : subspace_svd(weight, r, std::stoll(scheme.substr(pissa_niter.size())));
   const at::Tensor root = (svd.S.slice(0, 0, r) / strength).sqrt();
   return {
       root.unsqueeze(1) * svd.V.slice(0, 0, r),
@@ -153,15 +152,6 @@ void check_rank(
 }
 
 }  // namespace
-
-std::string scheme_of(const InitChoice& init) {
-  std::string scheme = init.scheme();
-  std::transform(
-      scheme.begin(), scheme.end(), scheme.begin(), [](unsigned char c) {
-        return static_cast<char>(std::tolower(c));
-      });
-  return scheme;
-}
 
 void check_initialisation(
     const InitChoice& init,

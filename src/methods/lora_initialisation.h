@@ -47,7 +47,4 @@ void initialise_factors(
     const Application& on,
     double strength);
 
-/// "PiSSA" -> "pissa": the scheme's name as it is compared.
-std::string scheme_of(const InitChoice& init);
-
 }  // namespace peft::detail

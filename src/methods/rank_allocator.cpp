@@ -65,7 +65,9 @@ class RankAllocator final : public Schedule {
         const at::NoGradGuard no_grad;
         triplets.parts[i] = {p, at::zeros_like(p), at::zeros_like(p)};
       }
-      triplets.original = mask_in_config(triplets.file_prefix);
+      if (const auto* mask = mask_of(config_, triplets.file_prefix)) {
+        triplets.original = *mask;
+      }
       weights_.push_back(std::move(triplets));
     }
   }
@@ -259,15 +261,6 @@ class RankAllocator final : public Schedule {
             triplets.file_prefix + ".lora_E", of_initial_ranks(triplets));
       }
     }
-  }
-
-  std::vector<bool> mask_in_config(const std::string& prefix) const {
-    for (const auto& [key, kept] : config_.rank_pattern) {
-      if (key == prefix + ".lora_E") {
-        return kept;
-      }
-    }
-    return {};
   }
 
   // An adapter that was loaded has lost ranks before: its mask speaks of all

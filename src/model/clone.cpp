@@ -168,9 +168,11 @@ void copy_contents(const AdapterRecord& from, const AdapterRecord& to) {
     Attachment& target = *to.targets[i].attachment;
     target.scale->store(source.scale->load());
     for (std::size_t p = 0; p < source.parameters.size(); ++p) {
-      const at::NoGradGuard no_grad;
       at::Tensor copy = target.parameters[p];
-      copy.copy_(source.parameters[p]);  // also what no file holds
+      if (from.targets[i].specs[p].file_name.empty()) {  // the rest is there
+        const at::NoGradGuard no_grad;
+        copy.copy_(source.parameters[p]);
+      }
       copy.set_requires_grad(source.parameters[p].requires_grad());
     }
   }

@@ -249,6 +249,11 @@ TEST(Adapt, RefusesWhatItCannotDo) {
   EXPECT_THROW(
       peft::adapt(torch::ones({2, 3}, torch::kLong), config), peft::Error);
   EXPECT_THROW(peft::adapt(torch::ones({2}), config), peft::Error);
+  peft::LoraConfig dropping = config;
+  dropping.lora_dropout = 0.1;  // a stack's input is not known
+  EXPECT_THROW(
+      peft::adapt(torch::ones({2, 3, 4}), dropping, peft::WeightUse::any),
+      peft::Error);
   const auto once = peft::adapt(torch::ones({2, 3}), config);
   EXPECT_THROW(peft::adapt(once, config), peft::Error);
   config.r = 0;

@@ -159,14 +159,12 @@ class LayerMatrix
     return copies;
   }
 
-  static void expect_gradients(
-      const Parameters& found,
-      const Parameters& expected,
-      const LayerMatrix& matrix) {
+  void expect_gradients(const Parameters& found, const Parameters& expected)
+      const {
     for (std::size_t i = 0; i < found.size(); ++i) {
       if (expected[i].grad().defined()) {
         ASSERT_TRUE(found[i].grad().defined()) << "parameter " << i;
-        matrix.expect_close(found[i].grad(), expected[i].grad());
+        expect_close(found[i].grad(), expected[i].grad());
       } else if (found[i].grad().defined()) {
         EXPECT_EQ(found[i].grad().abs().max().item<double>(), 0);
       }
@@ -208,7 +206,7 @@ TEST_P(LayerMatrix, ForwardAndGradientsAreThoseOfTheEffectiveWeight) {
   const Tensor direction = torch::randn(y.sizes(), torch::kFloat64);
   (y.to(torch::kFloat64) * direction).sum().backward();
   (expected * direction).sum().backward();
-  expect_gradients(factors, copies, *this);
+  expect_gradients(factors, copies);
   if (x.requires_grad()) {
     expect_close(input_.grad(), x.grad());
   }
@@ -228,7 +226,7 @@ TEST_P(LayerMatrix, AnyOtherUseSeesTheEffectiveWeight) {
   expect_close(picked, expected.index_select(0, index));
   picked.to(torch::kFloat64).sum().backward();
   expected.index_select(0, index).sum().backward();
-  expect_gradients(factors, copies, *this);
+  expect_gradients(factors, copies);
 }
 
 TEST_P(LayerMatrix, TwoAdaptersActInOrderAndSwitch) {
