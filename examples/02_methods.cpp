@@ -77,6 +77,71 @@ void recurrent_lora(Classifier& model) {
   train_step(model, optimizer);
 }
 
+void lora_from_data(Classifier& model) {
+  // [from_data]
+  peft::LoraConfig config;
+  config.r = 8;
+  config.target_modules = {"up", "down"};
+  config.init_lora_weights = "eva";
+  const auto found = peft::preprocess_eva(
+      config, *model, [&](std::int64_t) { model(next_batch().ids); });
+  auto adapters = peft::inject_adapter_in_model(
+      config, *model, "default", {.init_data = &found});
+  // [/from_data]
+  torch::optim::AdamW optimizer(adapters.trainable_parameters(), 1e-2);
+  train_step(model, optimizer);
+}
+
+void new_tokens(Classifier& model) {
+  // [tokens]
+  peft::LoraConfig config;
+  config.target_modules = {"up", "down"};
+  config.trainable_token_indices = {{"tokens", {48, 49}}};  // two new words
+  auto adapters = peft::inject_adapter_in_model(config, *model);
+  // [/tokens]
+  torch::optim::AdamW optimizer(adapters.trainable_parameters(), 1e-2);
+  train_step(model, optimizer);
+}
+
+void activated_lora(Classifier& model) {
+  const auto ids = next_batch().ids;
+  // [alora]
+  peft::LoraConfig config;
+  config.target_modules = {"up", "down"};
+  config.alora_invocation_tokens = {7, 3};
+  auto adapters = peft::inject_adapter_in_model(config, *model);
+  {
+    const peft::AloraScope scope(peft::calculate_alora_offsets(config, ids));
+    model(ids);  // the adapter acts from the last "7 3" of each row on
+  }
+  model(ids);  // not at all
+  // [/alora]
+}
+
+void lora_from_tensors(Classifier& model) {
+  peft::LoraConfig trained;
+  trained.r = 3;
+  trained.target_modules = {"up", "head"};
+  const auto state =
+      [&] {
+        peft::inject_adapter_in_model(trained, *model);
+        auto tensors = peft::get_peft_model_state_dict(*model);
+        peft::unload(*model);
+        return tensors;
+      }();
+  // [state_dict]
+  peft::LoraConfig config;  // which layers, which ranks: the tensors tell
+  config.lora_alpha = 6;    // nobody but you knows this one
+  auto adapters = peft::inject_adapter_in_model(
+      config,
+      *model,
+      "default",
+      {.state_dict = &state, .low_cpu_mem_usage = true});
+  peft::set_peft_model_state_dict(*model, state);
+  // [/state_dict]
+  model(next_batch().ids);
+}
+
 void dora(Classifier& model) {
   // [dora]
   peft::LoraConfig config;
@@ -141,7 +206,16 @@ void ia3(Classifier& model) {
 int main() {
   torch::manual_seed(0);
   try {
-    for (const auto method : {lora, recurrent_lora, dora, adalora, ia3}) {
+    for (const auto method :
+         {lora,
+          recurrent_lora,
+          lora_from_data,
+          new_tokens,
+          activated_lora,
+          lora_from_tensors,
+          dora,
+          adalora,
+          ia3}) {
       Classifier model;
       method(model);
     }

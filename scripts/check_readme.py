@@ -12,7 +12,7 @@ root = pathlib.Path(__file__).resolve().parent.parent
 # Of each document, the marks of its first C++ blocks.
 shown = {
     "README.md": ("examples/01_first_adapter.cpp", ["readme"]),
-    "docs/methods/lora.md": ("examples/02_methods.cpp", ["lora", "recurrent"]),
+    "docs/methods/lora.md": ("examples/02_methods.cpp", ["lora", "from_data", "tokens", "alora", "state_dict", "recurrent"]),
     "docs/methods/dora.md": ("examples/02_methods.cpp", ["dora"]),
     "docs/methods/adalora.md": ("examples/02_methods.cpp", ["adalora"]),
     "docs/methods/ia3.md": ("examples/02_methods.cpp", ["ia3"]),

@@ -5,113 +5,18 @@
 // adapter_config.json all go through it.
 #pragma once
 
-#include <concepts>
 #include <cstdint>
 #include <filesystem>
-#include <initializer_list>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "peft/config_values.h"
 #include "peft/export.h"
 
 namespace peft {
-
-/// A choice of modules: nothing, a list of names, or one pattern.
-///
-///   config.target_modules = {"query", "value"};         // path suffixes
-///   config.target_modules = "all-linear";               // every linear layer
-///   config.target_modules = R"(.*\.(q|v)_proj)";        // regex, whole path
-///
-/// A list entry selects the module of that path and those whose path ends
-/// with "." + entry. A string is a Python regular expression that must match
-/// the whole path (PCRE2 runs it).
-class PEFT_API ModuleChoice {
- public:
-  ModuleChoice() = default;
-  ModuleChoice(const char* pattern) : pattern_(pattern) {}
-  ModuleChoice(std::string pattern) : pattern_(std::move(pattern)) {}
-  ModuleChoice(std::initializer_list<std::string> names) : names_(names) {}
-  ModuleChoice(std::vector<std::string> names) : names_(std::move(names)) {}
-
-  bool is_none() const { return !pattern_ && !names_; }
-  bool is_pattern() const { return pattern_.has_value(); }
-  bool is_list() const { return names_.has_value(); }
-  /// The regex or "all-linear"; only when is_pattern().
-  const std::string& pattern() const { return pattern_.value(); }
-  /// The names in the order given; only when is_list().
-  const std::vector<std::string>& names() const { return names_.value(); }
-
-  friend bool operator==(const ModuleChoice&, const ModuleChoice&) = default;
-
- private:
-  std::optional<std::string> pattern_;
-  std::optional<std::vector<std::string>> names_;
-};
-
-/// How new adapter weights start: true (the method's default), false (not the
-/// identity; for debugging), or a named scheme such as "gaussian".
-class PEFT_API InitChoice {
- public:
-  InitChoice(bool on = true) : on_(on) {}
-  InitChoice(const char* scheme) : scheme_(scheme) {}
-  InitChoice(std::string scheme) : scheme_(std::move(scheme)) {}
-
-  /// True for a bare `true`; false for `false` and for named schemes.
-  bool is_default() const { return on_ && scheme_.empty(); }
-  bool is_named() const { return !scheme_.empty(); }
-  const std::string& scheme() const { return scheme_; }
-
-  friend bool operator==(const InitChoice&, const InitChoice&) = default;
-
- private:
-  bool on_ = true;
-  std::string scheme_;
-};
-
-/// A value, a list of values, or nothing; written to files as it was given.
-///   config.layers_to_transform = {0, 1};   config.layers_pattern = "layers";
-template <class Value>
-class OneOrMany {
- public:
-  OneOrMany() = default;
-  template <std::convertible_to<Value> One>
-  OneOrMany(One one) : values_{Value(std::move(one))}, is_one_(true) {}
-  OneOrMany(std::initializer_list<Value> values)
-      : values_(values), is_none_(false) {}
-  OneOrMany(std::vector<Value> values)
-      : values_(std::move(values)), is_none_(false) {}
-
-  bool is_none() const { return is_none_ && !is_one_; }
-  bool is_one() const { return is_one_; }
-  bool empty() const { return values_.empty(); }
-  std::size_t size() const { return values_.size(); }
-  auto begin() const { return values_.begin(); }
-  auto end() const { return values_.end(); }
-  const std::vector<Value>& values() const { return values_; }
-
-  friend bool operator==(const OneOrMany&, const OneOrMany&) = default;
-
- private:
-  std::vector<Value> values_;
-  bool is_one_ = false;
-  bool is_none_ = true;
-};
-
-/// Values for modules whose path matches a pattern, tried in this order:
-///   config.rank_pattern = {{"q", 4}, {"layers.0.k", 8}};
-/// A key is a Python regular expression for a path suffix at a dot boundary.
-template <class Value>
-using Patterns = std::vector<std::pair<std::string, Value>>;
-
-/// A field of a config file that is kept as it came, as JSON text.
-struct JsonText {
-  std::string text = "null";
-  bool is_null() const { return text == "null"; }
-  friend bool operator==(const JsonText&, const JsonText&) = default;
-};
 
 /// Sees each field of a config under its name in adapter_config.json.
 /// Implemented by the reader and the writer; a config only lists its fields.
@@ -125,6 +30,9 @@ class PEFT_API FieldVisitor {
   virtual void field(const char* name, std::string& value) = 0;
   virtual void field(const char* name, std::optional<std::string>& value) = 0;
   virtual void field(const char* name, std::vector<std::string>& value) = 0;
+  virtual void field(
+      const char* name,
+      std::optional<std::vector<std::int64_t>>& value) = 0;
   virtual void field(const char* name, OneOrMany<std::string>& value) = 0;
   virtual void field(const char* name, OneOrMany<std::int64_t>& value) = 0;
   virtual void field(const char* name, Patterns<std::int64_t>& value) = 0;
@@ -132,7 +40,31 @@ class PEFT_API FieldVisitor {
   virtual void field(const char* name, Patterns<std::vector<bool>>& value) = 0;
   virtual void field(const char* name, ModuleChoice& value) = 0;
   virtual void field(const char* name, InitChoice& value) = 0;
+  virtual void field(const char* name, TokenChoice& value) = 0;
   virtual void field(const char* name, JsonText& value) = 0;
+
+  /// A config inside the config, null when there is none: a struct with a
+  /// visit() and unknown_fields of its own.
+  template <class Config>
+  void nested(const char* name, std::optional<Config>& config) {
+    visit_nested(
+        name,
+        config.has_value(),
+        [&config](FieldVisitor& inner) -> UnknownFields& {
+          if (!config) {
+            config.emplace();
+          }
+          config->visit(inner);
+          return config->unknown_fields;
+        });
+  }
+
+ protected:
+  /// Shows the fields of a nested config, made first if need be, to a visitor,
+  /// and returns its unknown ones.
+  using VisitFields = std::function<UnknownFields&(FieldVisitor& inner)>;
+  virtual void
+  visit_nested(const char* name, bool is_given, const VisitFields& visit) = 0;
 };
 
 /// What narrows or varies target_modules, and what is trained beside it, in
@@ -144,6 +76,8 @@ struct TargetRules {
   Patterns<double> alpha_pattern;
   std::vector<std::string> target_parameters;
   std::string bias = "none";  ///< "none", "all" or "lora_only"
+  TokenChoice trainable_token_indices;
+  bool ensure_weight_tying = false;
 };
 
 namespace detail {
@@ -180,9 +114,7 @@ struct PEFT_API AdapterConfig {
   /// Trained and saved whole beside the adapter: {"classifier"}.
   std::vector<std::string> modules_to_save;
 
-  /// Fields of a config file that this version does not know, kept and
-  /// written back: name and JSON text.
-  std::vector<std::pair<std::string, JsonText>> unknown_fields;
+  UnknownFields unknown_fields;
 };
 
 /// Reads `directory`/adapter_config.json. Unknown fields are kept, with a

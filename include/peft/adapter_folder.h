@@ -17,7 +17,8 @@ struct SaveOptions {
   /// True: LoRA that started from a part of the weight (pissa, olora) is
   /// written as plain LoRA of twice the rank, whose product with the first
   /// factors taken off: it loads on the plain model, beside other adapters, and
-  /// without taking the weight apart again.
+  /// without taking the weight apart again. "corda" and "lora_ga" are always
+  /// written so, since nothing but their data tells what they started from.
   bool as_plain_lora = false;
 };
 
@@ -43,6 +44,9 @@ struct LoadOptions {
   /// True: tensors missing from the file keep their first values and tensors
   /// that fit nowhere are left out, both with a warning, instead of an Error.
   bool partial = false;
+  /// For an adapter that was trained from init_lora_weights = "corda" or
+  /// "lora_ga" and not saved as plain LoRA: the data it started from.
+  const StateDict* init_data = nullptr;
 };
 
 /// Injects an adapter with the folder's config, fills it with the folder's

@@ -110,6 +110,22 @@ class PEFT_API Adapters {
   std::shared_ptr<detail::ModelState> state_;
 };
 
+struct InjectOptions {
+  /// The layers that have tensors in it are adapted, with their ranks (and
+  /// DoRA's magnitudes, lora_B's bias) by its keys and shapes, whatever
+  /// target_modules says; "<layer>.alpha" entries are taken as its alphas.
+  /// Values are not copied: set_peft_model_state_dict does that. Keys may carry
+  /// "base_model.model.". The adapter's config says what was found.
+  const StateDict* state_dict = nullptr;
+  /// True: the adapter's own tensors have no memory (meta device) until
+  /// set_peft_model_state_dict gives them values; the tensor objects stay the
+  /// same. A forward with it before that is an Error (state).
+  bool low_cpu_mem_usage = false;
+  /// What a pass over data found for init_lora_weights = "corda", "eva" or
+  /// "lora_ga": see peft/lora_init_data.h.
+  const StateDict* init_data = nullptr;
+};
+
 /// Puts an adapter on every module of `model` that `config` selects, in place,
 /// and makes it the active one. The first injection freezes the model's own
 /// parameters. Adapter weights take the dtype and device of the weight they
@@ -123,7 +139,8 @@ class PEFT_API Adapters {
 PEFT_API Adapters inject_adapter_in_model(
     const AdapterConfig& config,
     torch::nn::Module& model,
-    const std::string& adapter_name = "default");
+    const std::string& adapter_name = "default",
+    const InjectOptions& options = {});
 
 /// What that call would adapt, and why not the rest. Changes nothing; mistakes
 /// stand in the report's notes.

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "peft/adapter_config.h"
+#include "peft/lora_init_configs.h"
 
 namespace peft {
 
@@ -24,7 +25,7 @@ struct PEFT_API LoraConfig : AdapterConfig {
   std::string bias = "none";  ///< "none", "all" or "lora_only"
   bool use_rslora = false;    ///< s = lora_alpha / sqrt(r)
   /// true, false, "gaussian", "orthogonal", "olora", "pissa",
-  /// "pissa_niter_4" or "mica"
+  /// "pissa_niter_4", "mica", "eva", "corda" or "lora_ga"
   InitChoice init_lora_weights = true;
   bool use_dora = false;   ///< magnitudes learned apart from directions
   bool lora_bias = false;  ///< lora_B has a bias too
@@ -34,20 +35,30 @@ struct PEFT_API LoraConfig : AdapterConfig {
   Patterns<double> alpha_pattern;
   std::vector<std::string> target_parameters;  ///< {"experts.w1"}
 
-  JsonText alora_invocation_tokens;             ///< (kept)
+  /// The token ids from whose last occurrence on the adapter acts (aLoRA,
+  /// task_type "CAUSAL_LM"), not empty; not set: it acts everywhere.
+  std::optional<std::vector<std::int64_t>> alora_invocation_tokens;
+  /// Tokens whose embeddings are trained, and saved, beside the adapter; each
+  /// id once in its list.
+  TokenChoice trainable_token_indices;
+  /// What is trained beside the adapter stays tied where the model ties it.
+  bool ensure_weight_tying = false;
+
+  /// Settings of init_lora_weights = "eva", "corda" and "lora_ga"; beside
+  /// another initialisation they are kept and do nothing. Not set, "eva" and
+  /// "corda" take the defaults; taking gradients for "lora_ga" needs its own.
+  std::optional<EvaConfig> eva_config;
+  std::optional<CordaConfig> corda_config;
+  std::optional<LoraGAConfig> lora_ga_config;
+
   JsonText arrow_config;                        ///< (kept)
-  JsonText corda_config;                        ///< (kept)
-  bool ensure_weight_tying = false;             ///< (kept)
-  JsonText eva_config;                          ///< (kept)
   JsonText kasa_config;                         ///< (kept)
   JsonText layer_replication;                   ///< (kept)
   JsonText loftq_config{"{}"};                  ///< (kept)
-  JsonText lora_ga_config;                      ///< (kept)
   JsonText megatron_config;                     ///< (kept)
   JsonText megatron_core{"\"megatron.core\""};  ///< (kept)
   JsonText monteclora_config;                   ///< (kept)
   std::int64_t qalora_group_size = 16;          ///< (kept)
-  JsonText trainable_token_indices;             ///< (kept)
   JsonText use_bdlora;                          ///< (kept)
   bool use_qalora = false;                      ///< (kept)
   JsonText velora_config;                       ///< (kept)

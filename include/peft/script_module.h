@@ -64,8 +64,10 @@ PEFT_API void save_merged(
 inline Adapters inject_adapter_in_model(
     const AdapterConfig& config,
     torch::jit::Module& model,
-    const std::string& adapter_name = "default") {
-  return inject_adapter_in_model(config, ScriptModule(model), adapter_name);
+    const std::string& adapter_name = "default",
+    const InjectOptions& options = {}) {
+  return inject_adapter_in_model(
+      config, ScriptModule(model), adapter_name, options);
 }
 
 inline MatchReport match_report(

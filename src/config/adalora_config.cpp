@@ -103,6 +103,7 @@ void AdaLoraConfig::check(Mistakes& mistakes) const {
   };
   refuse(use_dora, "use_dora");
   refuse(lora_bias, "lora_bias");
+  refuse(alora_invocation_tokens.has_value(), "alora_invocation_tokens");
   refuse(detail::is_truthy(loftq_config), "loftq_config");
   refuse(!target_parameters.empty(), "target_parameters");
   refuse(

@@ -46,13 +46,7 @@ void AdapterConfig::check(detail::Mistakes& mistakes) const {
   if (detail::is_broken(auto_mapping)) {
     mistakes.add(ErrorKind::config, "auto_mapping is not JSON text");
   }
-  for (const auto& [name, json] : unknown_fields) {
-    if (detail::is_broken(json)) {
-      mistakes.add(
-          ErrorKind::config,
-          detail::concat("unknown_fields: '", name, "' is not JSON text"));
-    }
-  }
+  detail::check_unknown_fields("", unknown_fields, mistakes);
 }
 
 }  // namespace peft

@@ -47,22 +47,17 @@ std::string peft_type_of(const Json& object, const std::string& origin) {
 // Keeps what no field of the config took, and says so once.
 void keep_unknown_fields(
     const Json& object,
-    const detail::FieldReader& reader,
+    detail::FieldReader& reader,
     const std::string& origin,
     AdapterConfig& config) {
-  std::vector<std::string> names;
-  for (const auto& [name, value] : object.items()) {
-    if (name == "peft_type" || reader.has_read(name)) {
-      continue;
-    }
-    if (name == "runtime_config") {
-      detail::warn(concat(
-          origin, ": 'runtime_config' is ignored; it has no place in a file"));
-      continue;
-    }
-    config.unknown_fields.emplace_back(name, JsonText{value.dump()});
-    names.push_back(name);
+  reader.ignore("peft_type");
+  if (object.contains("runtime_config")) {
+    reader.ignore("runtime_config");
+    detail::warn(concat(
+        origin, ": 'runtime_config' is ignored; it has no place in a file"));
   }
+  reader.keep_unknown(config.unknown_fields);
+  std::vector<std::string> names = reader.unknown();
   if (names.empty()) {
     return;
   }

@@ -34,7 +34,20 @@ Json one_or_many(const OneOrMany<Value>& value) {
 
 class FieldWriter final : public FieldVisitor {
  public:
+  /// `path` stands before the names of fields in messages: "eva_config.".
+  explicit FieldWriter(std::string path = "") : path_(std::move(path)) {}
+
   Json object = Json::object();
+
+  /// Those of them that no field has written.
+  void add_unknown(const UnknownFields& fields) {
+    for (const auto& [name, json] : fields) {
+      if (!object.contains(name)) {
+        object[name] =
+            detail::parse_json(json.text, path_ + name, ErrorKind::config);
+      }
+    }
+  }
 
   void field(const char* name, bool& value) override { object[name] = value; }
 
@@ -63,6 +76,11 @@ class FieldWriter final : public FieldVisitor {
 
   void field(const char* name, std::vector<std::string>& value) override {
     object[name] = value.empty() ? Json() : Json(value);
+  }
+
+  void field(const char* name, std::optional<std::vector<std::int64_t>>& value)
+      override {
+    object[name] = value ? Json(*value) : Json();
   }
 
   void field(const char* name, OneOrMany<std::string>& value) override {
@@ -114,23 +132,49 @@ class FieldWriter final : public FieldVisitor {
         value.is_named() ? Json(value.scheme()) : Json(value.is_default());
   }
 
+  void field(const char* name, TokenChoice& value) override {
+    if (!value.is_by_layer()) {
+      object[name] = value.is_list() ? Json(value.tokens()) : Json();
+      return;
+    }
+    Json& by_layer = object[name] = Json::object();
+    for (const auto& [layer, tokens] : value.by_layer()) {
+      by_layer.emplace(layer, tokens);
+    }
+  }
+
   void field(const char* name, JsonText& value) override {
     object[name] = detail::parse_json(value.text, name, ErrorKind::config);
   }
 
+ protected:
+  void visit_nested(const char* name, bool is_given, const VisitFields& visit)
+      override {
+    if (!is_given) {
+      object[name] = nullptr;
+      return;
+    }
+    FieldWriter inner(concat(path_, name, "."));
+    inner.add_unknown(visit(inner));
+    object[name] = std::move(inner.object);
+  }
+
  private:
-  static void must_be_finite(const std::string& name, double value) {
+  void must_be_finite(const std::string& name, double value) const {
     if (!std::isfinite(value)) {
       throw Error(
           ErrorKind::config,
           concat(
               "cannot write an adapter config: ",
+              path_,
               name,
               " is ",
               value,
               ", a number JSON does not have"));
     }
   }
+
+  const std::string path_;
 };
 
 }  // namespace
@@ -139,12 +183,7 @@ std::string to_json(const AdapterConfig& config) {
   FieldWriter writer;
   config.clone()->visit(writer);  // visit() may change what it visits
   writer.object["peft_type"] = config.peft_type();
-  for (const auto& [name, json] : config.unknown_fields) {
-    if (!writer.object.contains(name)) {
-      writer.object[name] =
-          detail::parse_json(json.text, name, ErrorKind::config);
-    }
-  }
+  writer.add_unknown(config.unknown_fields);
   try {
     return detail::python_json(writer.object);
   } catch (const Json::exception& error) {

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/mistakes.h"
 #include "base/text.h"
 #include "config/json_text.h"
 
@@ -146,6 +147,19 @@ bool is_truthy(const JsonText& json) {
     return !value.get_ref<const std::string&>().empty();
   }
   return !value.empty();
+}
+
+void check_unknown_fields(
+    const std::string& path,
+    const UnknownFields& fields,
+    Mistakes& mistakes) {
+  for (const auto& [name, json] : fields) {
+    if (is_broken(json)) {
+      mistakes.add(
+          ErrorKind::config,
+          concat(path, "unknown_fields: '", name, "' is not JSON text"));
+    }
+  }
 }
 
 }  // namespace peft::detail

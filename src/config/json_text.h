@@ -34,4 +34,11 @@ bool is_broken(const JsonText& json);
 /// A text that is not JSON counts as false.
 bool is_truthy(const JsonText& json);
 
+/// Adds a mistake for each that is_broken; `path` stands before the name of
+/// the field unknown_fields: "eva_config.".
+void check_unknown_fields(
+    const std::string& path,
+    const UnknownFields& fields,
+    Mistakes& mistakes);
+
 }  // namespace peft::detail

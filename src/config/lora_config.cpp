@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "config/json_text.h"
 #include "config/lora_variants.h"
+#include "config/token_checks.h"
 
 namespace peft {
 
@@ -39,14 +40,14 @@ void LoraConfig::visit_shared(FieldVisitor& visitor) {
   visitor.field("target_parameters", target_parameters);
   visitor.field("alora_invocation_tokens", alora_invocation_tokens);
   visitor.field("arrow_config", arrow_config);
-  visitor.field("corda_config", corda_config);
+  visitor.nested("corda_config", corda_config);
   visitor.field("ensure_weight_tying", ensure_weight_tying);
-  visitor.field("eva_config", eva_config);
+  visitor.nested("eva_config", eva_config);
   visitor.field("kasa_config", kasa_config);
   visitor.field("layer_replication", layer_replication);
   visitor.field("loftq_config", loftq_config);
   visitor.field("lora_bias", lora_bias);
-  visitor.field("lora_ga_config", lora_ga_config);
+  visitor.nested("lora_ga_config", lora_ga_config);
   visitor.field("megatron_config", megatron_config);
   visitor.field("megatron_core", megatron_core);
   visitor.field("monteclora_config", monteclora_config);
@@ -65,7 +66,9 @@ TargetRules LoraConfig::target_rules() const {
       rank_pattern,
       alpha_pattern,
       target_parameters,
-      bias};
+      bias,
+      trainable_token_indices,
+      ensure_weight_tying};
 }
 
 namespace {
@@ -155,25 +158,6 @@ void check_pattern(
   }
 }
 
-// What PEFT refuses together.
-void check_combinations(const LoraConfig& config, Mistakes& mistakes) {
-  if (config.lora_bias && config.use_dora) {
-    mistakes.add(
-        ErrorKind::config, "lora_bias and use_dora cannot be combined");
-  }
-  if (config.lora_bias && config.init_lora_weights.is_named()) {
-    mistakes.add(
-        ErrorKind::config,
-        "lora_bias works only with init_lora_weights = true or false");
-  }
-  if (config.use_dora && config.init_lora_weights.is_named() &&
-      config.init_lora_weights.scheme() == "mica") {
-    mistakes.add(
-        ErrorKind::config,
-        "init_lora_weights = 'mica' and use_dora cannot be combined");
-  }
-}
-
 }  // namespace
 
 void LoraConfig::check(Mistakes& mistakes) const {
@@ -192,8 +176,10 @@ void LoraConfig::check(Mistakes& mistakes) const {
       [](double alpha) { return std::isfinite(alpha); },
       "it must be finite",
       mistakes);
-  check_combinations(*this, mistakes);
+  detail::check_combinations(*this, mistakes);
   detail::check_init_scheme(*this, mistakes);
+  detail::check_init_configs(*this, mistakes);
+  detail::check_tokens(*this, mistakes);
   detail::check_variants(*this, mistakes);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What PEFT's LoraConfig can ask for and this library does not do yet: the
-// initialisations and the variants, refused by their names.
+// What PEFT's LoraConfig can ask for beside plain LoRA: initialisations and
+// variants. What this library does not do is refused by its name.
 #pragma once
 
 #include <string>
@@ -17,10 +17,19 @@ constexpr std::string_view pissa_niter = "pissa_niter_";
 /// "OLoRA" -> "olora": a scheme's name as it is compared.
 std::string scheme_of(const InitChoice& init);
 
-/// init_lora_weights: true, false and "gaussian" pass.
+/// Whether the factors start as a part of the weight that the base then lacks.
+bool takes_weight_apart(const InitChoice& init);
+
+/// init_lora_weights: what is built, and what it asks of lora_alpha.
 void check_init_scheme(const LoraConfig& config, Mistakes& mistakes);
+
+/// eva_config, corda_config and lora_ga_config.
+void check_init_configs(const LoraConfig& config, Mistakes& mistakes);
 
 /// The fields marked (kept) in lora_config.h.
 void check_variants(const LoraConfig& config, Mistakes& mistakes);
+
+/// Variants that exclude one another, as in PEFT.
+void check_combinations(const LoraConfig& config, Mistakes& mistakes);
 
 }  // namespace peft::detail

@@ -42,7 +42,7 @@ void warn_of_what_peft_lacks(const detail::AdapterRecord& adapter) {
   const auto loads = detail::method_entry(*adapter.config).loads_in_peft;
   std::vector<std::string> layers;
   for (const detail::Target& target : adapter.targets) {
-    if (!target.is_saved_copy && !loads(*adapter.config, target.layer_type)) {
+    if (target.of_method() && !loads(*adapter.config, target.layer_type)) {
       layers.push_back(
           detail::concat(target.layer_path, " (", target.layer_type, ")"));
     }
@@ -94,13 +94,15 @@ void save_record(
   if (entry.settle) {
     entry.settle(*config, paths);
   }
-  if (options.as_plain_lora) {
+  const bool as_plain_lora = options.as_plain_lora ||
+      (entry.needs_plain_files && entry.needs_plain_files(*config));
+  if (as_plain_lora) {
     entry.make_plain(*config);
   }
   detail::spell_out_saved_modules(*config, host);
   StateDict tensors;
   for (const auto& item :
-       detail::written_tensors(adapter, options.as_plain_lora)) {
+       detail::written_tensors(adapter, as_plain_lora)) {
     tensors.insert("base_model.model." + item.key(), item.value());
   }
   const std::string json = to_json(*config);
@@ -163,7 +165,10 @@ Adapters load_adapter(
       *config,
       host,
       adapter_name,
-      {.weights = &weights, .partial = options.partial});
+      {.weights = &weights,
+       .partial = options.partial,
+       .empty = !options.partial && !options.init_data,
+       .init_data = options.init_data});
 }
 
 StateDict load_peft_weights(const fs::path& directory) {

@@ -45,9 +45,25 @@ adapt(const at::Tensor& weight, const AdapterConfig& config, WeightUse use) {
   config.check(mistakes);
   check_weight(weight, mistakes);
   mistakes.raise_if_any();
+  const MethodEntry& entry = method_entry(config);
+  if (const char* pass = entry.data_pass ? entry.data_pass(config) : nullptr) {
+    mistakes.add(
+        ErrorKind::unsupported,
+        concat(
+            "init_lora_weights starts from data that peft::",
+            pass,
+            " finds in a model; a tensor alone has none"));
+  }
+  if (!config.target_rules().trainable_token_indices.is_none()) {
+    mistakes.add(
+        ErrorKind::unsupported,
+        "trainable_token_indices chooses layers of a model; a tensor alone has "
+        "none");
+  }
+  mistakes.raise_if_any();
   const WeightLayout layout = layout_of(weight, use, /*groups=*/1);
   const std::shared_ptr<const Method> method =
-      method_entry(config).make(config, {});
+      entry.make(config, {});
   method->check(layout, "the tensor", mistakes);
   mistakes.raise_if_any();
 

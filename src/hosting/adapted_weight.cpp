@@ -6,6 +6,8 @@
 #include <ATen/ops/cat.h>
 #include <torch/nn/modules/dropout.h>
 
+#include "peft/error.h"
+
 namespace peft::detail {
 namespace {
 
@@ -31,7 +33,42 @@ at::Tensor with_rows(
        bias.slice(0, end)});
 }
 
+bool turn_to_matrix(Step& step) {
+  if (auto* low_rank = std::get_if<LowRankStep>(&step)) {
+    LowRank& form = low_rank->form;
+    if (form.bias.defined() || form.A0.defined() || form.gain.defined()) {
+      return false;
+    }
+    const at::Tensor A = form.A;
+    form.A = form.B.t();
+    form.B = A.t();
+    return true;
+  }
+  return !std::holds_alternative<Gain>(step);
+}
+
+// Its tensors came without values and have not been given any.
+void check_filled(const Attachment& attachment) {
+  for (const at::Tensor& tensor : attachment.parameters) {
+    if (tensor.is_meta()) {
+      throw Error(
+          ErrorKind::state,
+          "an active adapter was injected empty (low_cpu_mem_usage) and has "
+          "no weights yet; load them with set_peft_model_state_dict first");
+    }
+  }
+}
+
 }  // namespace
+
+bool turn_to_matrix(Steps& steps) {
+  for (Step& step : steps) {
+    if (!turn_to_matrix(step)) {
+      return false;
+    }
+  }
+  return true;
+}
 
 std::int64_t effective_weights_formed() {
   return formed.load();
@@ -64,8 +101,12 @@ at::Tensor AdaptedWeight::tensor() const {
 
 void AdaptedWeight::attach(std::shared_ptr<const Attachment> attachment) {
   Attachments next = *attachments_.load();
-  const auto place =
-      std::lower_bound(next.begin(), next.end(), attachment->adapter, before);
+  // Behind what the adapter has here already: in the order they were given.
+  const auto place = std::upper_bound(
+      next.begin(),
+      next.end(),
+      attachment->adapter,
+      [](AdapterId id, const auto& other) { return id < other->adapter; });
   next.insert(place, std::move(attachment));
   attachments_.store(std::move(next));
 }
@@ -106,6 +147,7 @@ c10::SmallVector<std::shared_ptr<const Attachment>, 2> AdaptedWeight::active()
     for (auto place = std::lower_bound(all->begin(), all->end(), id, before);
          place != all->end() && (*place)->adapter == id;
          ++place) {
+      check_filled(**place);
       found.push_back(*place);
     }
   }
@@ -114,20 +156,41 @@ c10::SmallVector<std::shared_ptr<const Attachment>, 2> AdaptedWeight::active()
 
 Application AdaptedWeight::application(const Attachment& attachment) const {
   return {
-      base_, layout_, attachment.parameters, norms_, attachment.scale->load()};
+      base_,
+      attachment.layout ? *attachment.layout : layout_,
+      attachment.parameters,
+      norms_,
+      attachment.scale->load()};
+}
+
+std::optional<Step> AdaptedWeight::step_of(
+    const Attachment& a,
+    CheapForm form) const {
+  Step step = Observed{};
+  if (auto* low_rank = std::get_if<LowRank>(&form)) {
+    step = LowRankStep{std::move(*low_rank), a.dropout_now()};
+  } else if (auto* gain = std::get_if<Gain>(&form)) {
+    step = std::move(*gain);
+  } else if (auto* rows = std::get_if<Rows>(&form)) {
+    step = std::move(*rows);
+  } else if (const auto* observed = std::get_if<Observed>(&form)) {
+    step = *observed;
+  } else {
+    return std::nullopt;
+  }
+  const bool fits = !a.layout || a.layout->form == layout_.form ||
+      turn_to_matrix(step);
+  return fits ? std::optional(std::move(step)) : std::nullopt;
 }
 
 std::optional<CheapReading> AdaptedWeight::cheap_reading() const {
   CheapReading reading{base_, {}};
   for (const auto& a : active()) {
     auto form = a->method->cheap_form(application(*a));
-    if (auto* low_rank = std::get_if<LowRank>(&form)) {
-      reading.steps.push_back(
-          LowRankStep{std::move(*low_rank), a->dropout_now()});
-    } else if (auto* gain = std::get_if<Gain>(&form)) {
-      reading.steps.push_back(std::move(*gain));
-    } else if (const auto* replaced = std::get_if<Replaced>(&form)) {
+    if (const auto* replaced = std::get_if<Replaced>(&form)) {
       reading = {replaced->weight, {}};
+    } else if (auto step = step_of(*a, std::move(form))) {
+      reading.steps.push_back(std::move(*step));
     } else {
       return std::nullopt;
     }

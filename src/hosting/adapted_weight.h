@@ -27,6 +27,9 @@ struct Attachment {
   AdapterId adapter = 0;
   std::shared_ptr<const Method> method;
   Tensors parameters;  // in the order of the method's specs
+  /// Set: how the method reads the weight, where its own layer reads it
+  /// otherwise (the adapter of a table on the head that is tied to it).
+  std::optional<WeightLayout> layout = {};
   /// Set: it stands on the bias that goes with the weight, on these rows of it
   /// (begin, end).
   std::optional<std::pair<std::int64_t, std::int64_t>> bias_rows;
@@ -47,8 +50,12 @@ struct LowRankStep {
 };
 
 /// What one adapter does inside an operator, in the order they act.
-using Step = std::variant<LowRankStep, Gain>;
+using Step = std::variant<LowRankStep, Gain, Rows, Observed>;
 using Steps = c10::SmallVector<Step, 1>;
+
+/// The steps of a table [rows, features] as those of the matrix that maps
+/// features to rows. False when one has no such form.
+bool turn_to_matrix(Steps& steps);
 
 /// A weight as the plain tensor and what the active adapters do to it.
 struct CheapReading {
@@ -93,6 +100,9 @@ class AdaptedWeight {
 
   c10::SmallVector<std::shared_ptr<const Attachment>, 2> active() const;
   Application application(const Attachment& attachment) const;
+  /// The step that `form` is inside this weight's operator.
+  std::optional<Step> step_of(const Attachment& attachment, CheapForm form)
+      const;
 
   const at::Tensor base_;
   const WeightLayout layout_;

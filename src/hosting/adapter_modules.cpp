@@ -9,6 +9,7 @@
 
 #include "base/text.h"
 #include "hosting/adapted_tensor.h"
+#include "hosting/replace_data.h"
 #include "peft/error.h"
 
 namespace peft::detail {
@@ -206,7 +207,7 @@ SeatedTensor make_seated(const ParameterSpec& spec, const at::Tensor& value) {
     // numbers that nobody reads.
     nn::Linear linear(nn::LinearOptions(1, 1).bias(false));
     linear->options.in_features(value.size(1)).out_features(value.size(0));
-    linear->weight.set_data(value.detach());
+    replace_data(linear->weight, value);
     linear->weight.set_requires_grad(value.requires_grad());
     return {spec, linear->weight, linear.ptr()};
   }

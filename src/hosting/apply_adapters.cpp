@@ -2,195 +2,17 @@
 #include "hosting/apply_adapters.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/ops/addcmul.h>
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/convolution.h>
-#include <ATen/ops/dropout.h>
-#include <ATen/ops/embedding.h>
-#include <ATen/ops/linear.h>
+
+#include "hosting/alora_positions.h"
+#include "hosting/convolution_operator.h"
+#include "hosting/linear_operator.h"
+#include "hosting/lookup_operator.h"
 
 namespace peft::detail {
 namespace {
 
 using at::Tensor;
-
-// Features as a factor wants them: in its dtype, and what dropout leaves of
-// them. Autocast casts for itself.
-Tensor features_for(const Tensor& x, const Tensor& factor, double dropout) {
-  const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
-  const Tensor cast = autocast ? x : x.to(factor.scalar_type());
-  return dropout > 0 ? at::dropout(cast, dropout, true) : cast;
-}
-
-// The linear operators. Tensors are [..., features].
-class LinearOperator {
- public:
-  explicit LinearOperator(const LinearCall& call) : call_(call) {}
-
-  Tensor run(const Tensor& x) const { return call_.run(x); }
-  Tensor map(const Tensor& x) const { return call_.map(x); }
-  const Tensor& bias() const { return call_.bias; }
-  double alpha() const { return call_.alpha; }
-
-  Tensor input(const Tensor& x, const Tensor& A, double dropout) const {
-    return features_for(x, A, dropout);
-  }
-
-  Tensor product(const Tensor& x, const Tensor& A, const Tensor& B) const {
-    return at::linear(at::linear(x, A), B);
-  }
-
-  Tensor add_product(
-      const Tensor& y,
-      const Tensor& x,
-      const Tensor& A,
-      const Tensor& B,
-      double scale) const {
-    const Tensor s = at::linear(x, A);
-    if (s.dim() < 2 || y.size(-1) == 0 || s.size(-1) == 0 ||
-        s.scalar_type() != y.scalar_type() ||
-        B.scalar_type() != y.scalar_type()) {
-      return at::add(y, at::linear(s, B), scale);
-    }
-    // One product straight into the sum: no second buffer of y's size, and
-    // B's gradient comes out of the fast order (s' g)'.
-    return at::addmm(
-               y.reshape({-1, y.size(-1)}),
-               s.reshape({-1, s.size(-1)}),
-               B.t(),
-               1,
-               scale)
-        .view(y.sizes());
-  }
-
-  Tensor over_outputs(const Tensor& vector) const { return vector; }
-  Tensor over_inputs(const Tensor& vector) const { return vector; }
-
- private:
-  const LinearCall& call_;
-};
-
-// Table lookups: "x" are the indices.
-class LookupOperator {
- public:
-  LookupOperator(const Lookup& lookup, const Tensor& table)
-      : lookup_(lookup), table_(table) {}
-
-  Tensor run(const Tensor& indices) const { return look_up(table_, indices); }
-  Tensor map(const Tensor& indices) const { return run(indices); }
-  const Tensor& bias() const { return none_; }
-  double alpha() const { return 1; }
-
-  Tensor input(const Tensor& indices, const Tensor&, double) const {
-    return indices;
-  }
-
-  Tensor product(const Tensor& i, const Tensor& A, const Tensor& B) const {
-    return at::linear(look_up(A.t(), i), B);
-  }
-
-  Tensor add_product(
-      const Tensor& y,
-      const Tensor& i,
-      const Tensor& A,
-      const Tensor& B,
-      double scale) const {
-    return at::add(y, product(i, A, B), scale);
-  }
-
-  Tensor over_outputs(const Tensor& vector) const { return vector; }
-  // No method scales the inputs of a table.
-  Tensor over_inputs(const Tensor& vector) const { return vector; }
-
- private:
-  Tensor look_up(const Tensor& table, const Tensor& indices) const {
-    return at::embedding(
-        table,
-        indices,
-        lookup_.padding_idx,
-        lookup_.scale_grad_by_freq,
-        lookup_.sparse);
-  }
-
-  const Lookup& lookup_;
-  const Tensor& table_;
-  const Tensor none_;
-};
-
-// Convolutions. Tensors are [batch, channels, window...], or without batch.
-class ConvolutionOperator {
- public:
-  ConvolutionOperator(const Convolution& convolution, const Tensor& kernel)
-      : convolution_(convolution), kernel_(kernel) {
-    if (convolution.bias && convolution.bias->defined()) {
-      std::vector<std::int64_t> shape(
-          static_cast<std::size_t>(kernel.dim() - 1), 1);
-      shape[0] = -1;
-      bias_ = convolution.bias->view(shape);
-    }
-  }
-
-  Tensor run(const Tensor& x) const {
-    return convolution_.run(x, kernel_, convolution_.bias, convolution_.groups);
-  }
-  Tensor map(const Tensor& x) const {
-    return convolution_.run(
-        x, kernel_.to(x.scalar_type()), std::nullopt, convolution_.groups);
-  }
-  const Tensor& bias() const { return bias_; }
-  double alpha() const { return 1; }
-
-  Tensor input(const Tensor& x, const Tensor& A, double dropout) const {
-    return features_for(x, A, dropout);
-  }
-
-  Tensor product(const Tensor& x, const Tensor& A, const Tensor& B) const {
-    const Tensor s = convolution_.run(x, A, std::nullopt, 1);
-    const std::vector<std::int64_t> ones(window(), 1);
-    const std::vector<std::int64_t> zeros(window(), 0);
-    const bool batched = s.dim() == B.dim();
-    const Tensor y = at::convolution(
-        batched ? s : s.unsqueeze(0),
-        B,
-        {},
-        ones,
-        zeros,
-        ones,
-        /*transposed=*/false,
-        zeros,
-        convolution_.groups);
-    return batched ? y : y.squeeze(0);
-  }
-
-  Tensor add_product(
-      const Tensor& y,
-      const Tensor& x,
-      const Tensor& A,
-      const Tensor& B,
-      double scale) const {
-    return at::add(y, product(x, A, B), scale);
-  }
-
-  // Channels stand before the window.
-  Tensor over_outputs(const Tensor& vector) const {
-    std::vector<std::int64_t> shape(window() + 1, 1);
-    shape[0] = -1;
-    return vector.reshape(shape);
-  }
-  Tensor over_inputs(const Tensor& vector) const {
-    return over_outputs(vector);
-  }
-
- private:
-  std::size_t window() const {
-    return static_cast<std::size_t>(kernel_.dim() - 2);
-  }
-
-  const Convolution& convolution_;
-  const Tensor& kernel_;
-  Tensor bias_;
-};
 
 // y, which the operator and earlier adapters gave, without the bias.
 template <class Operator>
@@ -207,6 +29,27 @@ Tensor amplify(const Operator& op, const Tensor& y, const Tensor& gain) {
                                                    : y + map * change;
 }
 
+// At the activated positions alone; the others stay what they are, to the bit.
+template <class Operator>
+Tensor add_activated(
+    const Operator& op,
+    const Tensor& y,
+    const Tensor& x,
+    const LowRankStep& step) {
+  const LowRank& form = step.form;
+  const Tensor rows = activated_rows(x);
+  const Tensor acting = x.reshape({-1, x.size(-1)}).index_select(0, rows);
+  Tensor added =
+      op.product(op.input(acting, form.A, step.dropout), form.A, form.B);
+  if (form.bias.defined()) {
+    added = added + form.bias;
+  }
+  added = added * (form.scale * op.alpha());
+  return y.reshape({-1, y.size(-1)})
+      .index_add(0, rows, added.to(y.scalar_type()))
+      .view(y.sizes());
+}
+
 template <class Operator>
 Tensor add_low_rank(
     const Operator& op,
@@ -215,6 +58,9 @@ Tensor add_low_rank(
     const LowRankStep& step) {
   const LowRank& form = step.form;
   const double scale = form.scale * op.alpha();
+  if (form.activated) {
+    return add_activated(op, y, x, step);
+  }
   const Tensor in = op.input(x, form.A, step.dropout);
   if (!form.bias.defined() && !form.A0.defined() && !form.gain.defined()) {
     return op.add_product(y, in, form.A, form.B, scale);
@@ -265,6 +111,13 @@ Tensor apply(
   };
   if (const auto* low_rank = std::get_if<LowRankStep>(&last)) {
     return add_low_rank(op, before(x), x, *low_rank);
+  }
+  if (const auto* rows = std::get_if<Rows>(&last)) {
+    return op.replace_rows(before(x), x, *rows);
+  }
+  if (const auto* observed = std::get_if<Observed>(&last)) {
+    (*observed->see)(x);
+    return before(x);
   }
   const Gain& gain = std::get<Gain>(last);
   if (gain.side == Gain::Side::outputs) {

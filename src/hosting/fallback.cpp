@@ -55,8 +55,9 @@ WeightView
 extend(const AdaptedTensor& adapted, ViewStep step, const at::Tensor& next) {
   WeightView view = adapted.view();
   const auto& name = step.op.operator_name();
+  const auto form = adapted.weight()->layout().form;
   const bool matrix = view.is_matrix &&
-      adapted.weight()->layout().form == WeightLayout::Form::matrix;
+      (form == WeightLayout::Form::matrix || form == WeightLayout::Form::table);
   if (name.name == "aten::detach") {
     view.is_matrix = false;  // the factors must not get gradients
   } else if (matrix && is_transpose(name, step.arguments)) {

@@ -20,8 +20,8 @@ using at::IntArrayRef;
 using at::Tensor;
 using Form = WeightLayout::Form;
 
-// The steps of consecutive outputs alone.
-void take_outputs(Steps& steps, std::int64_t begin, std::int64_t end) {
+// The steps of consecutive outputs alone. False when one has no such form.
+bool take_outputs(Steps& steps, std::int64_t begin, std::int64_t end) {
   const auto take = [&](Tensor& tensor) {
     if (tensor.defined()) {
       tensor = tensor.slice(0, begin, end);
@@ -33,11 +33,15 @@ void take_outputs(Steps& steps, std::int64_t begin, std::int64_t end) {
       take(low_rank->form.B0);
       take(low_rank->form.bias);
       take(low_rank->form.gain);
-    } else if (auto& gain = std::get<Gain>(step);
-               gain.side == Gain::Side::outputs) {
-      take(gain.vector);
+    } else if (auto* gain = std::get_if<Gain>(&step)) {
+      if (gain->side == Gain::Side::outputs) {
+        take(gain->vector);
+      }
+    } else if (std::holds_alternative<Rows>(step)) {
+      return false;
     }
   }
+  return true;
 }
 
 // `tensor` as a weight [outputs, inputs], or [inputs, outputs] when
@@ -51,18 +55,18 @@ std::optional<CheapReading> as_linear_map(
   }
   const WeightLayout& layout = adapted->weight()->layout();
   const WeightView& view = adapted->view();
-  if (layout.form != Form::matrix ||
+  const bool is_table = layout.form == Form::table;
+  if ((layout.form != Form::matrix && !is_table) ||
       (layout.inputs_first != view.transposed) != inputs_first) {
     return std::nullopt;
   }
   auto reading = adapted->weight()->cheap_reading();
-  if (!reading) {
+  if (!reading || (is_table && !turn_to_matrix(reading->steps)) ||
+      (view.rows &&
+       !take_outputs(reading->steps, view.rows->first, view.rows->second))) {
     return std::nullopt;
   }
   reading->base = adapted->replay(reading->base);
-  if (view.rows) {
-    take_outputs(reading->steps, view.rows->first, view.rows->second);
-  }
   return reading;
 }
 
@@ -198,6 +202,12 @@ Tensor& embedding_renorm_(
       if (const auto* low_rank = std::get_if<LowRankStep>(&step)) {
         Tensor rows = low_rank->form.A.t();
         at::embedding_renorm_(rows, indices, max_norm, norm_type);
+      } else if (const auto* replaced = std::get_if<Rows>(&step)) {
+        const at::NoGradGuard no_grad;
+        const Tensor seen = at::isin(replaced->index[0], indices);
+        Tensor rows = replaced->values;
+        at::embedding_renorm_(
+            rows, replaced->index[1].index({seen}), max_norm, norm_type);
       }
     }
   }

@@ -55,21 +55,30 @@ WeightUse use_of(const std::vector<WeightRead>& reads, bool& is_read) {
   return use.value_or(WeightUse::any);
 }
 
-// A matrix that forward never reads, in a module that it never calls: most
-// likely a linear layer whose result the exported forward leaves out. Adapters
-// on it have no effect, but adapters that were trained with it can be loaded.
-bool may_be_linear(
-    const ProgramLayer& layer,
-    const ProgramLayer::Member& member) {
-  return layer.type() == "Module" && member.name == "weight" &&
-      member.reads.empty() && member.read_from->dim() == 2;
+// The layer's bias has an entry for each row of `weight`.
+bool has_bias_of(const ProgramLayer& layer, const at::Tensor& weight) {
+  const auto& members = layer.members();
+  return std::any_of(members.begin(), members.end(), [&](const auto& member) {
+    return member.name == "bias" && member.read_from->dim() == 1 &&
+        member.read_from->size(0) == weight.size(0);
+  });
 }
 
-bool has_bias(const ProgramLayer& layer) {
-  const auto& members = layer.members();
-  return std::any_of(members.begin(), members.end(), [](const auto& member) {
-    return member.name == "bias";
-  });
+// Whether it is a Linear's weight, whatever operators read it: that of a Linear
+// that forward calls; or, in a module that it never calls, a matrix with a bias
+// that fits. A matrix alone there that nothing reads is most likely one too,
+// whose result the exported forward leaves out: adapters on it have no effect,
+// but adapters that were trained with it can be loaded.
+bool is_linear_weight(
+    const ProgramLayer& layer,
+    const ProgramLayer::Member& member) {
+  if (member.name != "weight" || member.is_buffer ||
+      member.read_from->dim() != 2) {
+    return false;
+  }
+  return layer.type() == "Linear" ||
+      (layer.type() == "Module" &&
+       (has_bias_of(layer, *member.read_from) || member.reads.empty()));
 }
 
 }  // namespace
@@ -87,10 +96,10 @@ KnownLayer know_program_layer(const ProgramLayer& layer) {
     known.use = use_of(member.reads, is_read);
     known.takes_adapters = is_read && !member.is_buffer;
     linear |= is_read && known.use == WeightUse::linear;
-    if (may_be_linear(layer, member)) {
+    if (is_linear_weight(layer, member)) {
       known.use = WeightUse::linear;
       known.takes_adapters = true;
-      linear |= has_bias(layer);
+      linear |= is_read || has_bias_of(layer, *member.read_from);
     }
     if (!member.reads.empty()) {
       known.groups = member.reads.front().groups;

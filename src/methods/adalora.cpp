@@ -165,6 +165,36 @@ std::unique_ptr<const Method> make_adalora(
       .starts_at_zero = adalora.init_lora_weights.is_default()});
 }
 
+void adopt_adalora(
+    AdapterConfig& config,
+    const std::vector<StoredLayer>& layers) {
+  auto& adalora = dynamic_cast<AdaLoraConfig&>(config);
+  std::vector<std::pair<std::string, std::int64_t>> ranks;
+  std::int64_t most = 0;
+  for (const StoredLayer& layer : layers) {
+    for (const auto& [name, shape] : layer.shapes) {
+      if (name == "lora_E" && !shape.empty()) {
+        ranks.emplace_back(layer.path + ".lora_E", shape[0]);
+        most = std::max(most, shape[0]);
+      }
+    }
+  }
+  adalora.layers_to_transform = {};
+  adalora.layers_pattern = {};
+  adalora.rank_pattern.clear();
+  if (most == 0) {
+    return;
+  }
+  adalora.init_r = most;
+  for (const auto& [key, rank] : ranks) {
+    if (rank < most) {
+      Mask mask(static_cast<std::size_t>(most), false);
+      std::fill_n(mask.begin(), rank, true);
+      adalora.rank_pattern.emplace_back(key, std::move(mask));
+    }
+  }
+}
+
 Tensors written_adalora(
     const AdapterConfig& config,
     const WeightName& name,

@@ -21,6 +21,11 @@ std::unique_ptr<const Method> make_adalora(
     const WeightName& name);
 
 /// Only the ranks that are left: where E is not zero by the config's mask.
+/// init_r is the largest rank there; the others' masks say how many are left.
+void adopt_adalora(
+    AdapterConfig& config,
+    const std::vector<StoredLayer>& layers);
+
 Tensors written_adalora(
     const AdapterConfig& config,
     const WeightName& name,

@@ -14,10 +14,13 @@
 #include <ATen/TensorOperators.h>
 
 #include "base/text.h"
+#include "config/lora_variants.h"
 #include "matching/name_pattern.h"
+#include "methods/data_start.h"
 #include "methods/dora.h"
 #include "methods/lora_initialisation.h"
 #include "methods/low_rank_factors.h"
+#include "peft/error.h"
 #include "peft/lora_config.h"
 
 namespace peft::detail {
@@ -33,6 +36,8 @@ struct Settings {
   InitChoice init;
   bool with_bias;
   bool fan_in_fan_out;
+  bool activated;  // aLoRA
+  DataStart data_start;
 };
 
 class Lora final : public Method {
@@ -74,6 +79,16 @@ class Lora final : public Method {
           ErrorKind::config,
           concat(where, ": lora_bias has no meaning for an embedding"));
     }
+    if (settings_.activated &&
+        (layout.form != Form::matrix || layout.without_operator)) {
+      mistakes.add(
+          ErrorKind::unsupported,
+          concat(
+              where,
+              ": alora_invocation_tokens need a linear layer, whose input has "
+              "positions; found ",
+              layout.describe()));
+    }
     check_initialisation(settings_.init, settings_.r, layout, where, mistakes);
   }
 
@@ -105,7 +120,7 @@ class Lora final : public Method {
       specs[1].carrier = Carrier::holder;
       specs.push_back({"lora_B", "bias", "lora_B.bias", {layout.outputs}});
     }
-    if (keeps_initial_factors(settings_.init)) {
+    if (keeps_initial(layout)) {
       specs.push_back(
           {"lora_initial_A", "weight", "", a, Carrier::holder, true});
       specs.push_back(
@@ -116,19 +131,44 @@ class Lora final : public Method {
 
   void initialise(const Application& on) const override {
     const Parts parts = parts_of(on);
-    initialise_factors(
-        settings_.init, parts.A, parts.B, on, settings_.strength);
     if (parts.bias.defined()) {
       parts.bias.zero_();
     }
-    if (parts.A0.defined()) {
+    const bool from_data = settings_.data_start.applies_to(on.layout);
+    if (from_data && on.init_data.defined()) {
+      const FactorPair start =
+          settings_.data_start.factors(on, settings_.r, settings_.strength);
+      parts.A.copy_(start.A);
+      parts.B.copy_(start.B);
+    } else {
+      initialise_factors(
+          settings_.init, parts.A, parts.B, on, settings_.strength);
+    }
+    if (parts.A0.defined() && from_data && !on.init_data.defined()) {
+      parts.A0.zero_();  // what was taken out of the base is not known
+      parts.B0.zero_();
+    } else if (parts.A0.defined()) {
       parts.A0.copy_(parts.A);
       parts.B0.copy_(parts.B);
     }
   }
 
+  void check_data(
+      const WeightLayout& layout,
+      const at::Tensor& data,
+      const std::string& where,
+      Mistakes& mistakes) const override {
+    settings_.data_start.check(layout, settings_.r, data, where, mistakes);
+  }
+
   at::Tensor effective(const at::Tensor& weight, const Application& on)
       const override {
+    if (settings_.activated) {
+      throw Error(
+          ErrorKind::unsupported,
+          "an aLoRA adapter acts on some positions only and has no effective "
+          "weight; use the layer, or set another adapter");
+    }
     // bfloat16 and float16 factors are multiplied in float32, rounded once.
     const Parts parts = parts_of(on);
     at::Tensor product = multiply_factors(parts.A, parts.B, on.layout);
@@ -151,12 +191,16 @@ class Lora final : public Method {
         .A = parts.A,
         .B = parts.B,
         .scale = on.scale * settings_.strength,
-        .bias = on.layout.has_bias ? at::Tensor() : parts.bias,
+        .bias = changes_bias() && on.layout.has_bias ? at::Tensor()
+                                                     : parts.bias,
         .A0 = parts.A0,
-        .B0 = parts.B0};
+        .B0 = parts.B0,
+        .activated = settings_.activated};
   }
 
-  bool changes_bias() const override { return settings_.with_bias; }
+  bool changes_bias() const override {
+    return settings_.with_bias && !settings_.activated;
+  }
 
   at::Tensor effective_bias(const at::Tensor& bias, const Application& on)
       const override {
@@ -181,12 +225,18 @@ class Lora final : public Method {
     if (settings_.with_bias) {
       parts.bias = on.parameters[next++];
     }
-    if (keeps_initial_factors(settings_.init) &&
-        on.layout.form != Form::table) {
+    if (keeps_initial(on.layout)) {
       parts.A0 = on.parameters[next++];
       parts.B0 = on.parameters[next++];
     }
     return parts;
+  }
+
+  // Whether a part of the weight is the factors' start.
+  bool keeps_initial(const WeightLayout& layout) const {
+    const DataStart& data = settings_.data_start;
+    return takes_weight_apart(settings_.init) && layout.form != Form::table &&
+        (!data.is_set() || data.applies_to(layout));
   }
 
   // What acts inside an operator, which a bare parameter does not have.
@@ -236,7 +286,9 @@ std::unique_ptr<const Method> make_lora(
       .dropout = lora.lora_dropout,
       .init = lora.init_lora_weights,
       .with_bias = lora.lora_bias,
-      .fan_in_fan_out = lora.fan_in_fan_out});
+      .fan_in_fan_out = lora.fan_in_fan_out,
+      .activated = lora.alora_invocation_tokens.has_value(),
+      .data_start = DataStart(lora)});
   return lora.use_dora ? with_magnitudes(std::move(method)) : std::move(method);
 }
 

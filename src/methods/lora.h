@@ -16,6 +16,14 @@ void fit_lora(
     const WeightLayout& layout,
     const StoredShapes& shapes);
 
+void adopt_lora(AdapterConfig& config, const std::vector<StoredLayer>& layers);
+
+const char* lora_data_pass(const AdapterConfig& config);
+void adopt_lora_data(
+    AdapterConfig& config,
+    const std::vector<LayerData>& layers);
+bool lora_needs_plain_files(const AdapterConfig& config);
+
 void settle_lora(AdapterConfig& config, const std::vector<std::string>& paths);
 
 void make_plain_lora(AdapterConfig& config);
@@ -25,6 +33,10 @@ Tensors plain_lora(
     const AdapterConfig& config,
     const WeightName& name,
     const Tensors& parameters);
+
+/// lora_embedding_A [r, rows] and lora_embedding_B [features, r] as lora_B and
+/// lora_A of a head.
+NamedTensors lora_as_head(const Tensors& factors);
 
 bool lora_loads_in_peft(
     const AdapterConfig& config,

@@ -56,7 +56,7 @@ void settle_lora(AdapterConfig& config, const std::vector<std::string>& paths) {
 // Twice the rank with the same strength in every layer.
 void make_plain_lora(AdapterConfig& config) {
   auto& lora = dynamic_cast<LoraConfig&>(config);
-  if (!keeps_initial_factors(lora.init_lora_weights)) {
+  if (!takes_weight_apart(lora.init_lora_weights)) {
     return;
   }
   const double factor = lora.use_rslora ? std::sqrt(2.0) : 2.0;
@@ -76,7 +76,7 @@ Tensors plain_lora(
     const WeightName&,
     const Tensors& parameters) {
   const auto& lora = dynamic_cast<const LoraConfig&>(config);
-  if (!keeps_initial_factors(lora.init_lora_weights)) {
+  if (!takes_weight_apart(lora.init_lora_weights)) {
     return parameters;
   }
   const at::Tensor A = parameters[0].detach();
@@ -90,6 +90,11 @@ Tensors plain_lora(
   plain[0] = at::cat({A, A0});
   plain[1] = at::cat({B, B0.neg()}, 1);
   return plain;
+}
+
+NamedTensors lora_as_head(const Tensors& factors) {
+  return {
+      {"lora_A.weight", factors[1].t()}, {"lora_B.weight", factors[0].t()}};
 }
 
 bool lora_loads_in_peft(

@@ -4,17 +4,17 @@
 #include <algorithm>
 #include <cmath>
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/linalg_qr.h>
-#include <ATen/ops/linalg_svd.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 
 #include "base/text.h"
 #include "config/lora_variants.h"
+#include "methods/factor_pair.h"
 #include "methods/low_rank_factors.h"
+#include "methods/low_rank_svd.h"
 
 namespace peft::detail {
 namespace {
@@ -29,68 +29,37 @@ bool reads_the_weight(const std::string& scheme) {
   return is_pissa(scheme) || scheme == "olora" || scheme == "mica";
 }
 
-struct Pair {
-  at::Tensor A;  // [r, in]
-  at::Tensor B;  // [out, r]
-};
-
-struct Svd {
-  at::Tensor U;  // [out, k]
-  at::Tensor S;  // [k]
-  at::Tensor V;  // [k, in]
-};
-
-Svd whole_svd(const at::Tensor& weight) {
-  const auto [U, S, V] = at::linalg_svd(weight, /*full_matrices=*/false);
-  return {U, S, V};
-}
-
-// Halko et al., arXiv 0909.4061, algorithm 4.4, from a start of its own, so
-// that a saved adapter meets the same factors when it is loaded again.
-Svd subspace_svd(const at::Tensor& weight, std::int64_t r, std::int64_t steps) {
-  const auto start = at::randn(
-      {weight.size(1), r},
-      at::detail::createCPUGenerator(/*seed_val=*/0),
-      at::TensorOptions(weight.scalar_type()));
-  const auto basis = [](const at::Tensor& columns) {
-    return std::get<0>(at::linalg_qr(columns));
-  };
-  at::Tensor Q = basis(at::matmul(weight, start.to(weight.device())));
-  for (std::int64_t i = 0; i < steps; ++i) {
-    Q = basis(at::matmul(weight, basis(at::matmul(weight.t(), Q))));
-  }
-  Svd svd = whole_svd(at::matmul(Q.t(), weight));
-  svd.U = at::matmul(Q, svd.U);
-  return svd;
-}
-
-Pair pissa(
+FactorPair pissa(
     const std::string& scheme,
     const at::Tensor& weight,
     std::int64_t r,
     double strength) {
-  const Svd svd = scheme == "pissa"
-      ? whole_svd(weight)
-      : subspace_svd(weight, r, std::stoll(scheme.substr(pissa_niter.size())));
+  const auto by_steps = [&] {
+    const auto steps = std::stoll(scheme.substr(pissa_niter.size()));
+    // Not low_rank_svd, which would start wide weights in another way: a saved
+    // adapter meets the factors again that it was trained with.
+    return subspace_svd(weight, r, steps, seeded(0));
+  };
+  const Svd svd = scheme == "pissa" ? whole_svd(weight) : by_steps();
   const at::Tensor root = (svd.S.slice(0, 0, r) / strength).sqrt();
   return {
       root.unsqueeze(1) * svd.V.slice(0, 0, r),
       svd.U.slice(1, 0, r) * root.unsqueeze(0)};
 }
 
-Pair olora(const at::Tensor& weight, std::int64_t r) {
+FactorPair olora(const at::Tensor& weight, std::int64_t r) {
   const auto [Q, R] = at::linalg_qr(weight);
   return {R.slice(0, 0, r), Q.slice(1, 0, r)};
 }
 
-Pair mica(const at::Tensor& weight, std::int64_t r) {
+FactorPair mica(const at::Tensor& weight, std::int64_t r) {
   const at::Tensor U = whole_svd(weight).U;
   return {
       at::zeros({r, weight.size(1)}, weight.options()),
       U.slice(1, U.size(1) - r)};
 }
 
-Pair orthogonal(
+FactorPair orthogonal(
     std::int64_t r,
     std::int64_t inputs,
     std::int64_t outputs,
@@ -114,7 +83,7 @@ void fill_as_linear(const at::Tensor& factor) {
 }
 
 // What a scheme that reads the weight makes of it.
-Pair take_apart(
+FactorPair take_apart(
     const std::string& scheme,
     const at::Tensor& weight,
     std::int64_t r,
@@ -187,11 +156,6 @@ void check_initialisation(
   check_rank(scheme, r, layout, where, mistakes);
 }
 
-bool keeps_initial_factors(const InitChoice& init) {
-  const std::string scheme = scheme_of(init);
-  return is_pissa(scheme) || scheme == "olora";
-}
-
 bool starts_with_frozen_B(const InitChoice& init) {
   return scheme_of(init) == "mica";
 }
@@ -205,7 +169,7 @@ void initialise_factors(
   const std::string scheme = scheme_of(init);
   const bool is_table = on.layout.form == Form::table;
   const bool is_random = !init.is_default() && !init.is_named();
-  const auto fill = [&](const Pair& pair) {
+  const auto fill = [&](const FactorPair& pair) {
     A.copy_(pair.A.reshape(A.sizes()));
     B.copy_(pair.B.reshape(B.sizes()));
   };

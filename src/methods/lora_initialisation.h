@@ -33,9 +33,6 @@ void check_initialisation(
     const std::string& where,
     Mistakes& mistakes);
 
-/// Whether the base must be read without the first product.
-bool keeps_initial_factors(const InitChoice& init);
-
 /// "mica": B is never trained.
 bool starts_with_frozen_B(const InitChoice& init);
 

@@ -8,7 +8,9 @@
 // linear, embedding and convolution.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -34,6 +36,7 @@ struct ParameterSpec {
   Carrier carrier = Carrier::holder;
   bool is_buffer = false;       // kept and saved, never trained
   std::string other_name = "";  // a second name that files may use
+  std::optional<at::ScalarType> dtype = {};  // not set: the weight's
 };
 
 /// W' = gain * (W + scale * (B A - B0 A0)), run with its factors: see
@@ -46,6 +49,8 @@ struct LowRank {
   at::Tensor A0 = {};    // a product that the base holds already
   at::Tensor B0 = {};
   at::Tensor gain = {};  // [outputs]
+  /// Acts at the positions of an AloraScope alone.
+  bool activated = false;
 };
 
 /// W' = diag(vector) W, or W diag(vector).
@@ -60,8 +65,20 @@ struct Replaced {
   at::Tensor weight;
 };
 
+/// Some rows of W' (of a table, or the outputs of a matrix) are these.
+struct Rows {
+  at::Tensor values;  // [rows, features]
+  at::Tensor index;   // int64 [2, rows]: rising, and the place in values
+};
+
+/// W' = W; the layer's inputs are shown to `see` on the way.
+struct Observed {
+  const std::function<void(const at::Tensor& x)>* see;
+};
+
 /// monostate: no cheap form, hosting runs on the effective weight.
-using CheapForm = std::variant<std::monostate, LowRank, Gain, Replaced>;
+using CheapForm =
+    std::variant<std::monostate, LowRank, Gain, Replaced, Rows, Observed>;
 
 /// Dropout on the layer's input while training: a submodule called `dict`.
 struct DropoutSpec {
@@ -70,6 +87,7 @@ struct DropoutSpec {
 };
 
 using Tensors = std::vector<at::Tensor>;
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
 /// One adapter on one weight, as a method works on it.
 struct Application {
@@ -78,6 +96,8 @@ struct Application {
   const Tensors& parameters;   // this adapter's, in the order of its specs
   const SquaredNorms& norms;   // of the base
   double scale = 1;            // the user's factor
+  /// What a pass over data found for this weight; initialise() alone has it.
+  at::Tensor init_data = {};
 };
 
 class Method {
@@ -98,6 +118,14 @@ class Method {
   /// Fills the parameters, allocated by their specs in the weight's dtype and
   /// device, with their first values.
   virtual void initialise(const Application& on) const = 0;
+
+  /// Adds a mistake when `data`, which a pass found for the weight, cannot be
+  /// what this method starts from.
+  virtual void check_data(
+      const WeightLayout& /*layout*/,
+      const at::Tensor& /*data*/,
+      const std::string& /*where*/,
+      Mistakes& /*mistakes*/) const {}
 
   /// `weight`, which earlier adapters may have changed, as this adapter makes
   /// it; differentiable. Throws Error (unsupported) when the result has no

@@ -2,6 +2,7 @@
 #include "methods/method_table.h"
 
 #include "base/text.h"
+#include "config/config_table.h"
 #include "methods/adalora.h"
 #include "methods/ia3.h"
 #include "methods/lora.h"
@@ -11,20 +12,30 @@ namespace {
 
 const MethodEntry entries[] = {
     {.peft_type = "ADALORA",
+     .key_prefix = "lora_",
      .make = make_adalora,
+     .adopt = adopt_adalora,
      .written = written_adalora,
      .loads_in_peft = adalora_loads_in_peft,
      .make_schedule = make_rank_allocator},
     {.peft_type = "IA3",
+     .key_prefix = "ia3_",
      .make = make_ia3,
+     .adopt = [](AdapterConfig&, const std::vector<StoredLayer>&) {},
      .fit = fit_ia3,
      .loads_in_peft = ia3_loads_in_peft},
     {.peft_type = "LORA",
+     .key_prefix = "lora_",
      .make = make_lora,
+     .adopt = adopt_lora,
+     .data_pass = lora_data_pass,
+     .adopt_data = adopt_lora_data,
+     .needs_plain_files = lora_needs_plain_files,
      .fit = fit_lora,
      .settle = settle_lora,
      .make_plain = make_plain_lora,
      .plain = plain_lora,
+     .as_head = lora_as_head,
      .loads_in_peft = lora_loads_in_peft},
 };
 
@@ -41,7 +52,8 @@ const MethodEntry& method_entry(const AdapterConfig& config) {
       concat(
           "method '",
           config.peft_type(),
-          "' is not built yet; this library has ADALORA, IA3 and LORA"));
+          "' is not built yet; this library has ",
+          list_peft_types()));
 }
 
 }  // namespace peft::detail

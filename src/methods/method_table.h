@@ -23,11 +23,40 @@ struct WeightName {
 using StoredShapes =
     std::vector<std::pair<std::string, std::vector<std::int64_t>>>;
 
+/// What there is of an adapter on one layer already.
+struct StoredLayer {
+  std::string path;
+  StoredShapes shapes;
+  std::int64_t count = 1;       // matrices in a stack
+  std::optional<double> alpha;  // where it is known
+};
+
+/// What a pass over data found for one layer; nullptr: nothing.
+struct LayerData {
+  WeightName name;
+  const at::Tensor* data;
+};
+
 struct MethodEntry {
   std::string peft_type;
+  std::string key_prefix;  // "lora_": what its tensors' names start with
   /// The method as `config` sets it for one weight (patterns apply).
   std::unique_ptr<const Method> (
       *make)(const AdapterConfig& config, const WeightName& name);
+  /// Changes `config` so that these layers get the shapes that they have.
+  void (*adopt)(
+      AdapterConfig& config,
+      const std::vector<StoredLayer>& layers) = nullptr;
+  /// The pass over data that the config starts from ("preprocess_corda"), or
+  /// nullptr. May be null.
+  const char* (*data_pass)(const AdapterConfig& config) = nullptr;
+  /// Changes `config` so that ranks are those of the data. May be null.
+  void (*adopt_data)(
+      AdapterConfig& config,
+      const std::vector<LayerData>& layers) = nullptr;
+  /// Whether files can only hold it in its plain form (see below): what it
+  /// took out of the base cannot be worked out again. May be null.
+  bool (*needs_plain_files)(const AdapterConfig& config) = nullptr;
   /// Changes `config` so that the weight gets the shapes that a file holds,
   /// where they differ (a rank pattern whose order JSON lost). May be null.
   void (*fit)(
@@ -52,6 +81,10 @@ struct MethodEntry {
       const AdapterConfig& config,
       const WeightName& name,
       const Tensors& parameters) = nullptr;
+  /// Two factors of a table as those of the matrix that maps features to rows
+  /// (the tied head): what files call them there, and views of the table's.
+  /// Null: the method has no such form.
+  NamedTensors (*as_head)(const Tensors& factors) = nullptr;
   /// Whether Python PEFT has this adapter on a layer of this type. Types that
   /// PEFT cannot know are left to the user.
   bool (*loads_in_peft)(

@@ -19,8 +19,6 @@ struct ScheduledWeight {
 
 class Schedule {
  public:
-  using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
-
   virtual ~Schedule() = default;
 
   /// After optimizer.step() and before zero_grad(); steps count from 0. Throws

@@ -22,7 +22,7 @@ void check_saved_once(const std::vector<const AdapterRecord*>& chosen) {
   std::map<const detail::AdaptedWeight*, std::string> owner;
   for (const AdapterRecord* adapter : chosen) {
     for (const Target& target : adapter->targets) {
-      if (!target.is_saved_copy) {
+      if (target.role != detail::Role::saved_copy) {
         continue;
       }
       const auto [place, is_new] =
@@ -38,6 +38,41 @@ void check_saved_once(const std::vector<const AdapterRecord*>& chosen) {
                 "' both have their own copy of '",
                 target.layer_path,
                 "' (modules_to_save); only one of them can be active"));
+      }
+    }
+  }
+}
+
+// A row of an embedding that two of the chosen adapters replace.
+void check_rows_once(const std::vector<const AdapterRecord*>& chosen) {
+  using Row = std::pair<const detail::AdaptedWeight*, std::int64_t>;
+  std::map<Row, std::string> owner;
+  for (const AdapterRecord* adapter : chosen) {
+    for (const Target& target : adapter->targets) {
+      if (target.role != detail::Role::token_rows) {
+        continue;
+      }
+      const at::Tensor tokens =
+          target.attachment->parameters[1][0].to(at::kCPU).contiguous();
+      for (std::int64_t i = 0; i < tokens.numel(); ++i) {
+        const auto token = tokens.const_data_ptr<std::int64_t>()[i];
+        const auto [place, is_new] =
+            owner.try_emplace({target.weight.get(), token}, adapter->name);
+        if (!is_new) {
+          throw Error(
+              ErrorKind::state,
+              concat(
+                  "[set_adapter] '",
+                  place->second,
+                  "' and '",
+                  adapter->name,
+                  "' both train row ",
+                  token,
+                  " of '",
+                  target.layer_path,
+                  "' (trainable_token_indices); only one of them can be "
+                  "active"));
+        }
       }
     }
   }
@@ -71,6 +106,7 @@ void activate(ModelState& state, const std::vector<std::string>& names) {
   }
   mistakes.raise_if_any();
   check_saved_once(chosen);
+  check_rows_once(chosen);
   detail::ActiveSet next{state.activation->load()->enabled, {}};
   for (const AdapterRecord* adapter : chosen) {
     next.ids.push_back(adapter->id);

@@ -10,6 +10,8 @@
 #include "base/text.h"
 #include "base/warning.h"
 #include "hosting/module_host.h"
+#include "hosting/replace_data.h"
+#include "model/make_target.h"
 
 namespace peft {
 namespace detail {
@@ -18,11 +20,30 @@ namespace {
 // What Python PEFT's saved files put in front of every key.
 constexpr std::string_view file_prefix = "base_model.model.";
 
+// What files hold a second time for a weight that is tied to another's.
+NamedTensors written_for_tied(
+    const AdapterRecord& record,
+    const Target& target) {
+  const Target& owner = record.targets[*target.tied_to];
+  const Tensors& tensors = target.attachment->parameters;
+  if (owner.role == Role::adapter && target.attachment->layout) {
+    return method_entry(*record.config).as_head(tensors);
+  }
+  NamedTensors written;
+  for (std::size_t i = 0; i < owner.specs.size(); ++i) {
+    written.emplace_back(owner.specs[i].file_name, tensors[i]);
+  }
+  return written;
+}
+
 // What `tensors_of` gives for each target, by file keys.
 template <class TensorsOf>
 StateDict collect(const AdapterRecord& record, const TensorsOf& tensors_of) {
   StateDict found;
   for (const Target& target : record.targets) {
+    if (target.tied_to) {
+      continue;
+    }
     const Tensors tensors = tensors_of(target);
     for (std::size_t i = 0; i < target.specs.size(); ++i) {
       if (!target.specs[i].file_name.empty()) {
@@ -53,13 +74,28 @@ std::map<std::string, std::string> second_names(const AdapterRecord& record) {
   return names;
 }
 
+// Tensors that stand in files twice, by their second keys.
+StateDict second_tensors(const AdapterRecord& record) {
+  StateDict found;
+  for (const Target& target : record.targets) {
+    if (target.tied_to && target.is_written) {
+      for (auto& [name, tensor] : written_for_tied(record, target)) {
+        if (!name.empty()) {
+          found.insert(join_path(target.file_prefix, name), tensor);
+        }
+      }
+    }
+  }
+  return found;
+}
+
 // Whole base tables that PEFT saves beside the adapters of embeddings; they may
 // be absent, and are copied into the base.
 StateDict base_tables(const AdapterRecord& record) {
   StateDict tables;
   for (const Target& target : record.targets) {
     const std::string key = target.file_prefix + ".base_layer.weight";
-    if (!target.is_saved_copy && !tables.contains(key)) {
+    if (target.of_method() && !tables.contains(key)) {
       tables.insert(key, target.base);
     }
   }
@@ -100,8 +136,10 @@ struct Copy {
 class Loading {
  public:
   Loading(const AdapterRecord& record, const StateDict& weights)
-      : own_(adapter_tensors(record)),
+      : record_(record),
+        own_(adapter_tensors(record)),
         tables_(base_tables(record)),
+        second_(second_tensors(record)),
         second_names_(second_names(record)) {
     for (const auto& item : weights) {
       take(item.key(), item.value());
@@ -120,11 +158,38 @@ class Loading {
     const at::NoGradGuard no_grad;
     for (const Copy& copy : copies_) {
       at::Tensor to = copy.to;
-      to.copy_(copy.from);
+      if (to.is_meta()) {
+        fill(to, copy.from);
+      } else {
+        to.copy_(copy.from);
+      }
+    }
+    for (const Target& target : record_.targets) {
+      if (target.of_method()) {
+        fill_rest(target);
+      }
     }
   }
 
  private:
+  // A copy: the given tensor may be a map of a file that others write to.
+  void fill(const at::Tensor& empty, const at::Tensor& value) const {
+    for (const Target& target : record_.targets) {
+      for (const at::Tensor& tensor : target.attachment->parameters) {
+        if (tensor.is_same(empty)) {
+          replace_data(
+              empty,
+              value.to(
+                  target.base.device(),
+                  empty.scalar_type(),
+                  /*non_blocking=*/false,
+                  /*copy=*/true));
+          return;
+        }
+      }
+    }
+  }
+
   void take(const std::string& file_key, const at::Tensor& value) {
     std::string key = without_prefix(file_key);
     if (const auto found = second_names_.find(key);
@@ -137,7 +202,7 @@ class Loading {
     }
     if (own) {
       plan_copy(file_key, *own, value, !seen_.insert(key).second);
-    } else if (!is_second_name(key, own_)) {
+    } else if (!second_.contains(key) && !is_second_name(key, own_)) {
       report_.unexpected_keys.push_back(file_key);
     }
   }
@@ -168,8 +233,10 @@ class Loading {
     }
   }
 
+  const AdapterRecord& record_;
   StateDict own_;
   StateDict tables_;
+  StateDict second_;
   std::map<std::string, std::string> second_names_;
   LoadReport report_;
   std::vector<Copy> copies_;
@@ -220,12 +287,16 @@ StateDict adapter_tensors(const AdapterRecord& record) {
 StateDict written_tensors(const AdapterRecord& record, bool as_plain_lora) {
   const MethodEntry& entry = method_entry(*record.config);
   const auto written = as_plain_lora ? entry.plain : entry.written;
-  return collect(record, [&](const Target& target) {
+  StateDict tensors = collect(record, [&](const Target& target) {
     const Tensors& live = target.attachment->parameters;
-    return written && !target.is_saved_copy
+    return written && target.of_method()
         ? written(*record.config, target.name(), live)
         : live;
   });
+  for (const auto& item : second_tensors(record)) {
+    tensors.insert(item.key(), item.value());
+  }
+  return tensors;
 }
 
 StoredShapes stored_shapes(

@@ -166,6 +166,9 @@ void copy_contents(const AdapterRecord& from, const AdapterRecord& to) {
   for (std::size_t i = 0; i < from.targets.size(); ++i) {
     const Attachment& source = *from.targets[i].attachment;
     Attachment& target = *to.targets[i].attachment;
+    if (from.targets[i].tied_to) {
+      continue;  // its tensors are those of another
+    }
     target.scale->store(source.scale->load());
     for (std::size_t p = 0; p < source.parameters.size(); ++p) {
       at::Tensor copy = target.parameters[p];

@@ -4,64 +4,20 @@
 #include <algorithm>
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
-#include <c10/core/InferenceMode.h>
-#include <torch/nn/modules/dropout.h>
 
 #include "base/text.h"
 #include "base/warning.h"
 #include "hosting/adapted_tensor.h"
 #include "hosting/module_host.h"
 #include "model/adapter_tensors.h"
+#include "model/adopt_state_dict.h"
+#include "model/fit_to_weights.h"
+#include "model/init_data.h"
+#include "model/make_target.h"
 
 namespace peft {
 namespace detail {
 namespace {
-
-// A target with everything made that it needs, still outside the model.
-struct MadeTarget {
-  PlannedTarget planned;
-  SeatedAdapter seated;
-};
-
-MadeTarget make_target(PlannedTarget planned, bool trainable, AdapterId id) {
-  // Tensors made in inference mode could never be trained. The guard turns
-  // grad mode on, so it comes first.
-  const c10::InferenceMode trainable_later(false);
-  const at::NoGradGuard no_grad;
-  const WeightLayout layout = planned.hosted.layout.value_or(WeightLayout{});
-  const at::Tensor& base = planned.hosted.base;
-  Target& target = planned.target;
-  target.specs = planned.method->parameters(layout);
-  Tensors values;
-  for (const ParameterSpec& spec : target.specs) {
-    values.push_back(at::empty(spec.shape, base.options()));
-  }
-  planned.method->initialise({base, layout, values, SquaredNorms()});
-
-  MadeTarget made;
-  target.attachment = std::make_shared<Attachment>();
-  target.attachment->adapter = id;
-  target.attachment->method = planned.method;
-  target.attachment->is_training = planned.hosted.is_training;
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    values[i].set_requires_grad(
-        trainable && !target.specs[i].is_buffer &&
-        at::isFloatingType(values[i].scalar_type()));
-    made.seated.tensors.push_back(make_seated(target.specs[i], values[i]));
-    target.attachment->parameters.push_back(made.seated.tensors.back().tensor);
-  }
-  const DropoutSpec dropout = planned.method->dropout();
-  made.seated.dropout_dict = dropout.dict;
-  made.seated.dropout = make_dropout(dropout.p);
-  target.attachment->dropout = made.seated.dropout;
-  if (planned.bias) {
-    target.bias_attachment = std::make_shared<Attachment>(*target.attachment);
-    target.bias_attachment->bias_rows = planned.bias->rows;
-  }
-  made.planned = std::move(planned);
-  return made;
-}
 
 void check_names_free(
     const std::vector<MadeTarget>& made,
@@ -150,6 +106,11 @@ void commit(
   }
   for (MadeTarget& m : made) {
     put_in_model(m, state, record);
+    if (const auto owner = m.planned.target.tied_to) {
+      const MadeTarget& first = made[*owner];
+      follow_dtype(
+          first.planned.target.seat(), first.seated, record.targets.back().weight);
+    }
   }
   if (state->own_parameters.empty()) {
     freeze_model(*state, host);
@@ -178,30 +139,6 @@ void commit_or_undo(
   }
 }
 
-// The plan with ranks as the weights' shapes have them.
-InjectionPlan fit_to_weights(
-    InjectionPlan plan,
-    const Host& host,
-    const ModelState* state,
-    const StateDict& weights) {
-  const MethodEntry& entry = method_entry(*plan.config);
-  for (const PlannedTarget& planned : plan.targets) {
-    if (!planned.target.is_saved_copy && entry.fit) {
-      WeightName name = planned.target.name();
-      if (planned.hosted.bare) {
-        name.pattern_path =
-            join_path(planned.target.layer_path, planned.target.tensor_name);
-      }
-      entry.fit(
-          *plan.config,
-          name,
-          *planned.hosted.layout,
-          stored_shapes(weights, planned.target.file_prefix));
-    }
-  }
-  return plan_injection(*plan.config, host, state, plan.name);
-}
-
 void make_schedule(AdapterRecord& record) {
   const auto make = method_entry(*record.config).make_schedule;
   if (!make || record.config->inference_mode) {
@@ -209,7 +146,7 @@ void make_schedule(AdapterRecord& record) {
   }
   std::vector<ScheduledWeight> weights;
   for (const Target& target : record.targets) {
-    if (!target.is_saved_copy) {
+    if (target.of_method()) {
       weights.push_back({target.file_prefix, target.attachment->parameters});
     }
   }
@@ -244,10 +181,21 @@ Adapters inject(
     const std::string& name,
     const InjectionOptions& options) {
   const auto state = find_state(host);
-  InjectionPlan plan = plan_injection(config, host, state.get(), name);
-  if (options.weights) {
-    plan = fit_to_weights(std::move(plan), host, state.get(), *options.weights);
+  std::unique_ptr<AdapterConfig> adopted;
+  if (options.layers_of) {
+    adopted = adopt_state_dict(config, host, *options.layers_of);
   }
+  InjectionPlan plan = plan_injection(
+      adopted ? *adopted : config, host, state.get(), name);
+  const StateDict* shapes =
+      options.weights ? options.weights : options.layers_of;
+  if (shapes) {
+    plan = fit_to_weights(std::move(plan), host, state.get(), *shapes);
+  }
+  if (options.init_data) {
+    plan = fit_to_data(std::move(plan), host, state.get(), *options.init_data);
+  }
+  check_init_data(plan, options);
   return carry_out(std::move(plan), host, state, options);
 }
 
@@ -266,8 +214,14 @@ Adapters carry_out(
   record->name = plan.name;
   std::vector<MadeTarget> made;
   for (PlannedTarget& planned : plan.targets) {
-    made.push_back(make_target(
-        std::move(planned), !plan.config->inference_mode, record->id));
+    const auto tied_to = planned.target.tied_to;
+    made.push_back(
+        tied_to ? make_tied(std::move(planned), made[*tied_to])
+                : make_target(
+                      std::move(planned),
+                      !plan.config->inference_mode,
+                      record->id,
+                      options));
   }
   check_names_free(made, plan.name);
   // The user's handler may throw: before anything has changed, and loading
@@ -333,8 +287,15 @@ void restore_requires_grad(ModelState& state) {
 Adapters inject_adapter_in_model(
     const AdapterConfig& config,
     torch::nn::Module& model,
-    const std::string& adapter_name) {
-  return detail::inject(config, detail::ModuleHost(model), adapter_name);
+    const std::string& adapter_name,
+    const InjectOptions& options) {
+  return detail::inject(
+      config,
+      detail::ModuleHost(model),
+      adapter_name,
+      {.layers_of = options.state_dict,
+       .empty = options.low_cpu_mem_usage,
+       .init_data = options.init_data});
 }
 
 MatchReport match_report(

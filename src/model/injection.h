@@ -8,11 +8,17 @@
 namespace peft::detail {
 
 struct InjectionOptions {
+  /// When set, the layers, ranks and variant are those of these tensors.
+  const StateDict* layers_of = nullptr;
   /// When set, the adapter starts with these tensors instead of fresh ones,
   /// its ranks follow their shapes, and keys that are missing or fit nowhere
   /// are an Error (unless `partial`).
   const StateDict* weights = nullptr;
   bool partial = false;
+  /// Tensors without values, on the meta device: see InjectOptions.
+  bool empty = false;
+  /// What a pass over data found: see InjectOptions.
+  const StateDict* init_data = nullptr;
 };
 
 Adapters inject(

@@ -98,7 +98,8 @@ InjectionPlan plan_injection(
     const AdapterConfig& config,
     const Host& host,
     const ModelState* state,
-    const std::string& name) {
+    const std::string& name,
+    const std::set<std::string>& one_object) {
   Mistakes mistakes(
       ErrorKind::config,
       concat("cannot inject adapter '", name, "' into ", host.type()));
@@ -115,11 +116,14 @@ InjectionPlan plan_injection(
       .state = state,
       .layers = layers,
       .plan = plan,
-      .mistakes = mistakes};
+      .mistakes = mistakes,
+      .one_object = one_object};
   try {
     plan_adapted_weights(planning, names);
     plan_saved_modules(planning, names);
+    plan_token_rows(planning);
     plan_biases(planning);
+    plan_ties(planning);
   } catch (const Error& error) {  // matching reports its mistakes itself
     mistakes.add(error.kind(), error.what());
   }

@@ -3,6 +3,7 @@
 // and checked while nothing is changed.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -34,12 +35,15 @@ struct InjectionPlan {
 };
 
 /// Matches and checks. `state` is the model's, or nullptr before the first
-/// injection. Throws Error naming every mistake.
+/// injection. Layers in `one_object` get no adapter of their own: they use
+/// that of the other layer that has their weight. Throws Error naming every
+/// mistake.
 InjectionPlan plan_injection(
     const AdapterConfig& config,
     const Host& host,
     const ModelState* state,
-    const std::string& name);
+    const std::string& name,
+    const std::set<std::string>& one_object = {});
 
 /// The dry run behind peft::match_report.
 MatchReport report_matches(const AdapterConfig& config, const Host& host);

@@ -19,6 +19,9 @@
 
 namespace peft::detail {
 
+/// What the config chose a weight for.
+enum class Role { adapter, saved_copy, token_rows };
+
 /// One adapter on one weight.
 struct Target {
   std::string layer_path;   // "encoder.0.query"
@@ -28,18 +31,26 @@ struct Target {
   /// What rank_pattern and alpha_pattern are asked about: the layer's path, or
   /// that of the MultiheadAttention that brought it along (as in PEFT).
   std::string pattern_path;
-  bool is_saved_copy = false;
+  Role role = Role::adapter;
+  /// Set: the weight is the same as that of this one of the adapter's targets,
+  /// whose tensors it uses.
+  std::optional<std::size_t> tied_to;
+  /// Such a weight's tensors stand in files a second time.
+  bool is_written = false;
   std::weak_ptr<torch::nn::Module> layer;
   std::vector<std::string> holders;
   at::Tensor base;
   std::shared_ptr<AdaptedWeight> weight;
   std::shared_ptr<Attachment> attachment;
   std::vector<ParameterSpec> specs;
+  WeightLayout layout;  // as its method reads it
   /// The layer's bias, where the method changes it with the weight. The
   /// attachment shares its tensors with the weight's.
   std::shared_ptr<AdaptedWeight> bias;
   std::shared_ptr<Attachment> bias_attachment;
 
+  /// Carries tensors of the config's method.
+  bool of_method() const { return role == Role::adapter && !tied_to; }
   Seat seat() const { return {layer.lock(), holders}; }
   WeightName name() const { return {pattern_path, file_prefix}; }
 };

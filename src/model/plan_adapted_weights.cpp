@@ -21,8 +21,11 @@ class WeightPlanner {
 
   void run(const std::vector<ModuleName>& names) {
     planning_.plan.report = match_targets(planning_.config, names);
-    const auto chosen = choose_weights(
+    auto chosen = choose_weights(
         planning_.config, planning_.layers, planning_.plan.report);
+    if (planning_.rules.ensure_weight_tying) {
+      choose_tables(chosen);
+    }
     count_bare(chosen);
     for (const ChosenWeight& choice : chosen) {
       plan_target(choice);
@@ -30,11 +33,38 @@ class WeightPlanner {
     if (chosen.empty() && !planning_.mistakes.any()) {
       check_parameters_matched();
     }
-    note_tied_weights(chosen);
   }
 
  private:
-  using Key = std::pair<std::size_t, std::size_t>;
+  // A head that is tied to a table is adapted through the table, as in PEFT.
+  void choose_tables(std::vector<ChosenWeight>& chosen) {
+    std::set<std::pair<std::size_t, std::size_t>> taken;
+    std::vector<ChosenWeight> kept;
+    for (ChosenWeight choice : chosen) {
+      if (!choice.as_parameter) {
+        choice.weight = table_of(choice.weight);
+      }
+      if (taken.insert({choice.weight.layer, choice.weight.tensor}).second) {
+        kept.push_back(choice);
+      }
+    }
+    chosen = std::move(kept);
+  }
+
+  TensorChoice table_of(const TensorChoice& weight) const {
+    const at::Tensor& base =
+        planning_.layers[weight.layer].tensors[weight.tensor].base;
+    for (std::size_t i = 0; i < planning_.layers.size(); ++i) {
+      const auto& tensors = planning_.layers[i].tensors;
+      for (std::size_t t = 0; t < tensors.size(); ++t) {
+        if (tensors[t].base.is_same(base) && tensors[t].layout &&
+            tensors[t].layout->form == WeightLayout::Form::table) {
+          return {i, t};
+        }
+      }
+    }
+    return weight;
+  }
 
   void check_parameters_matched() {
     if (!planning_.rules.target_parameters.empty()) {
@@ -170,34 +200,6 @@ class WeightPlanner {
     return choice.as_parameter || is_named
         ? parameter
         : planning_.layers[choice.weight.layer].path;
-  }
-
-  // A tensor of two layers is adapted where it was targeted, and nowhere else.
-  void note_tied_weights(const std::vector<ChosenWeight>& chosen) {
-    std::set<Key> targeted;
-    for (const ChosenWeight& choice : chosen) {
-      targeted.insert({choice.weight.layer, choice.weight.tensor});
-    }
-    for (const ChosenWeight& choice : chosen) {
-      const auto& weight =
-          planning_.layers[choice.weight.layer].tensors[choice.weight.tensor];
-      for (std::size_t i = 0; i < planning_.layers.size(); ++i) {
-        for (std::size_t t = 0; t < planning_.layers[i].tensors.size(); ++t) {
-          if (planning_.layers[i].tensors[t].base.is_same(weight.base) &&
-              !targeted.contains({i, t})) {
-            planning_.plan.report.notes.push_back(concat(
-                "'",
-                join_path(
-                    planning_.layers[choice.weight.layer].path, weight.name),
-                "' is the same tensor as '",
-                join_path(
-                    planning_.layers[i].path,
-                    planning_.layers[i].tensors[t].name),
-                "'; only the first is adapted, target both to adapt both"));
-          }
-        }
-      }
-    }
   }
 
   Planning& planning_;

@@ -61,7 +61,7 @@ void plan_biases(Planning& planning) {
   check_biases_free(planning);
   std::map<std::string, std::string> prefixes;  // of adapted layers
   for (const PlannedTarget& planned : planning.plan.targets) {
-    if (!planned.target.is_saved_copy) {
+    if (planned.target.of_method()) {
       prefixes[planned.target.layer_path] = planned.target.file_prefix;
     }
   }

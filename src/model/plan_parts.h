@@ -21,6 +21,9 @@ struct Planning {
   InjectionPlan& plan;
   Mistakes& mistakes;
   std::set<std::string> saved = {};  // tensor paths of modules trained whole
+  /// Layers that were one object with another in the model of the file that
+  /// is loaded.
+  const std::set<std::string>& one_object;
 };
 
 /// Adds a mistake when the tensor carries adapters of another owner, or of
@@ -39,7 +42,13 @@ void plan_saved_modules(
     Planning& planning,
     const std::vector<ModuleName>& names);
 
-/// bias = "all" or "lora_only". After the two above.
+/// trainable_token_indices. After the two above.
+void plan_token_rows(Planning& planning);
+
+/// bias = "all" or "lora_only". After those above.
 void plan_biases(Planning& planning);
+
+/// Weights that two layers share. Last.
+void plan_ties(Planning& planning);
 
 }  // namespace peft::detail

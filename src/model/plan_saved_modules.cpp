@@ -1,11 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // modules_to_save: a trained copy of every tensor of the chosen modules.
+#include <algorithm>
+
 #include "base/text.h"
 #include "methods/saved_copy.h"
 #include "model/plan_parts.h"
 
 namespace peft::detail {
 namespace {
+
+bool is_saved_elsewhere(const Planning& planning, const HostedTensor& tensor) {
+  return std::any_of(
+      planning.plan.targets.begin(),
+      planning.plan.targets.end(),
+      [&](const PlannedTarget& planned) {
+        return planned.target.role == Role::saved_copy &&
+            planned.target.base.is_same(tensor.base);
+      });
+}
 
 // False when the layer has no tensors at all.
 bool plan_saved_layer(
@@ -32,6 +44,9 @@ bool plan_saved_layer(
     if (!planning.saved.insert(join_path(layer.path, tensor.name)).second) {
       continue;  // chosen by two entries
     }
+    if (planning.rules.ensure_weight_tying && is_saved_elsewhere(planning, tensor)) {
+      continue;  // plan_ties.cpp makes it one copy
+    }
     check_ownership(planning, tensor, join_path(layer.path, tensor.name));
     planning.plan.targets.push_back(
         {tensor,
@@ -41,7 +56,7 @@ bool plan_saved_layer(
              .tensor_name = tensor.name,
              .file_prefix = layer.path,
              .pattern_path = layer.path,
-             .is_saved_copy = true,
+             .role = Role::saved_copy,
              .layer = layer.seat,
              .base = tensor.base},
          make_saved_copy(tensor.name, tensor.base, tensor.is_buffer)});

@@ -69,7 +69,7 @@ void Adapters::unscale_layer(std::optional<double> scale) {
 std::map<std::string, double> Adapters::scaling(const std::string& name) const {
   std::map<std::string, double> found;
   for (const Target& target : state_->get(name, "scaling").targets) {
-    if (!target.is_saved_copy) {
+    if (target.of_method()) {
       found[target.file_prefix] = target.attachment->scale->load() *
           target.attachment->method->strength();
     }

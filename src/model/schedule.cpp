@@ -55,7 +55,7 @@ StateDict Adapters::training_state(const std::string& adapter_name) const {
 void Adapters::load_training_state(
     const StateDict& state,
     const std::string& adapter_name) {
-  detail::Schedule::NamedTensors tensors;
+  detail::NamedTensors tensors;
   for (const auto& item : state) {
     tensors.emplace_back(item.key(), item.value());
   }

@@ -5,50 +5,21 @@
 
 #include <gmock/gmock.h>
 
-#include "peft/adapter_config.h"
 #include "peft/lora_config.h"
-#include "support/error_of.h"
+#include "support/check_config.h"
+#include "support/collect_warnings.h"
 
 namespace {
 
-using peft::ErrorKind;
 using peft::LoraConfig;
-using peft::parse_adapter_config;
-using peft_test::error_of;
+using peft_test::CollectWarnings;
+using peft_test::field_mistake;
+using peft_test::lora;
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Pair;
-
-// The config of {"peft_type": "LORA", <fields>}.
-LoraConfig lora(const std::string& fields) {
-  const auto config = parse_adapter_config(
-      R"({"peft_type": "LORA")" + (fields.empty() ? "" : ", " + fields) + "}");
-  return dynamic_cast<const LoraConfig&>(*config);
-}
-
-std::string mistake(ErrorKind kind, const std::string& json) {
-  return error_of(kind, [&] { parse_adapter_config(json, "a.json"); });
-}
-
-std::string field_mistake(const std::string& fields) {
-  return mistake(ErrorKind::config, R"({"peft_type": "LORA", )" + fields + "}");
-}
-
-// Collects warnings while it lives.
-class Warnings {
- public:
-  Warnings()
-      : before_(peft::set_warning_handler(
-            [this](const std::string& text) { texts.push_back(text); })) {}
-  ~Warnings() { peft::set_warning_handler(before_); }
-
-  std::vector<std::string> texts;
-
- private:
-  peft::WarningHandler before_;
-};
 
 TEST(ParseConfig, NeedsOnlyThePeftType) {
   const LoraConfig config = lora("");
@@ -128,22 +99,23 @@ TEST(ParseConfig, WantsIntegersForRanks) {
 }
 
 TEST(ParseConfig, KeepsUnknownFieldsWithOneWarning) {
-  Warnings warnings;
+  CollectWarnings warnings;
   const LoraConfig config =
       lora(R"("new_b": {"x": [1, null]}, "r": 4, "new_a": "é")");
   EXPECT_THAT(
-      warnings.texts,
-      ElementsAre(AllOf(HasSubstr("'new_a', 'new_b'"), HasSubstr("kept"))));
+      warnings.all(), AllOf(HasSubstr("'new_a', 'new_b'"), HasSubstr("kept")));
+  EXPECT_EQ(warnings.size(), 1);
   EXPECT_THAT(
       peft::to_json(config),
       AllOf(HasSubstr("\"new_a\": \"\\u00e9\""), HasSubstr("\"new_b\": {")));
 }
 
 TEST(ParseConfig, IgnoresTheRuntimeConfig) {
-  Warnings warnings;
+  CollectWarnings warnings;
   const LoraConfig config = lora(R"("runtime_config": {"x": 1})");
   EXPECT_THAT(config.unknown_fields, IsEmpty());
-  EXPECT_THAT(warnings.texts, ElementsAre(HasSubstr("runtime_config")));
+  EXPECT_THAT(warnings.all(), HasSubstr("runtime_config"));
+  EXPECT_EQ(warnings.size(), 1);
 }
 
 }  // namespace

@@ -104,7 +104,7 @@ TEST(WriteConfig, ReadsBackWhatItWrote) {
   LoraConfig config;
   config.rank_pattern = {{"a", 3}, {"b", 4}};
   config.layers_to_transform = {2, 1};
-  config.eva_config.text = R"({"rho": 2.0})";
+  config.kasa_config.text = R"({"beta": 2.0})";
   config.unknown_fields = {{"later", {"[1.0]"}}};
   peft::set_warning_handler([](const std::string&) {});
   const auto again = peft::parse_adapter_config(to_json(config));
@@ -120,8 +120,8 @@ TEST(WriteConfig, RefusesWhatJsonCannotHold) {
   config.lora_alpha = std::numeric_limits<double>::quiet_NaN();
   EXPECT_THAT(mistake(config), HasSubstr("lora_alpha is nan"));
   config = {};
-  config.eva_config.text = "rho = 2";
-  EXPECT_THAT(mistake(config), HasSubstr("eva_config"));
+  config.kasa_config.text = "beta = 2";
+  EXPECT_THAT(mistake(config), HasSubstr("kasa_config"));
   config = {};
   config.revision = "\xff";
   EXPECT_THAT(mistake(config), HasSubstr("not UTF-8"));

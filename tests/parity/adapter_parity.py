@@ -81,7 +81,32 @@ class Attention(nn.Module):
         return torch.randn(5, 3, 8)
 
 
-MODELS = {"text": Text, "convolutions": Convolutions, "attention": Attention}
+class Tied(nn.Module):
+    """What PEFT wants to know of a model with a tied head, as transformers says it."""
+    _tied_weights_keys = {"lm_head.weight": "embed_tokens.weight"}
+    config = {"model_type": "custom", "tie_word_embeddings": True}
+
+    def __init__(self):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(9, 6)
+        self.body = nn.Linear(6, 6)
+        self.lm_head = nn.Linear(6, 9, bias=False)
+        self.lm_head.weight = self.embed_tokens.weight
+
+    def get_input_embeddings(self):
+        return self.embed_tokens
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def forward(self, ids):
+        return self.lm_head(torch.tanh(self.body(self.embed_tokens(ids))))
+
+    def example(self):
+        return torch.tensor([[3, 1, 8], [1, 0, 7]])
+
+
+MODELS = {"text": Text, "convolutions": Convolutions, "attention": Attention, "tied": Tied}
 QV = ["query", "value"]
 CONVOLUTIONS = ["c1", "c2", "c3"]
 STEPS = 20
@@ -99,6 +124,10 @@ def adalora(**fields):
     return AdaLoraConfig(**{
         "init_r": 4, "target_r": 2, "lora_alpha": 6, "target_modules": QV, "total_step": STEPS, "tinit": 2, "tfinal": 5,
         "deltaT": 3, **fields})
+
+
+def tied_lora(**fields):
+    return ("tied", {"default": lora(**{"r": 2, "target_modules": ["body"], **fields})}, {"tied": True})
 
 
 def text_lora(**fields):
@@ -153,6 +182,19 @@ CASES = {
         target_modules=QV, init_lora_weights="pissa", use_rslora=True)}, {"plain": True}),
     "pissa_dora": text_lora(init_lora_weights="pissa", use_dora=True),
     "mica": text_lora(init_lora_weights="mica", target_modules=[*QV, "embedding"]),
+    "tokens": text_lora(trainable_token_indices={"embedding": [10, 1, 3]}),
+    "tokens_bfloat16": ("text", {"default": lora(
+        target_modules=QV, trainable_token_indices={"embedding": [1, 2]})}, {"dtype": "bfloat16"}),
+    "tokens_adalora": ("text", {"default": adalora(trainable_token_indices={"embedding": [3, 0]})}, {}),
+    "tokens_of_tied": tied_lora(trainable_token_indices=[8, 1, 3]),
+    "tying_by_embedding": tied_lora(target_modules=["embed_tokens", "body"], ensure_weight_tying=True),
+    "tying_by_head": tied_lora(target_modules=["lm_head"], ensure_weight_tying=True),
+    "tying_saved": tied_lora(modules_to_save=["embed_tokens"], ensure_weight_tying=True),
+    "alora": ("text", {"default": lora(target_modules=QV, alora_invocation_tokens=[1, 2], task_type="CAUSAL_LM")},
+              {"alora": [3, None], "no_training": "needs offsets"}),
+    "alora_bias": ("text", {"default": lora(
+        target_modules=QV, alora_invocation_tokens=[1, 2], lora_bias=True)}, {
+            "alora": [9, 1], "no_training": "needs offsets"}),
     "ia3": ("text", {"default": ia3()}, {}),
     "ia3_feedforward": ("text", {"default": ia3(feedforward_modules=["value"])}, {}),
     "ia3_pattern": ("text", {"default": ia3(
@@ -198,8 +240,13 @@ def peft_model(base, adapters, options):
     return model
 
 
-def run_peft(model, x, direction):
-    y = model(x)
+def forward(model, x, options):
+    offsets = options.get("alora")
+    return model.base_model(x, alora_offsets=offsets) if offsets else model(x)
+
+
+def run_peft(model, x, direction, options):
+    y = forward(model, x, options)
     (y * direction).sum().backward()
     return y.detach()
 
@@ -214,6 +261,14 @@ def file_gradients(model, name):
         gradients[n] = torch.full_like(b, float("nan")) if b.is_floating_point() else b
     state = get_peft_model_state_dict(model, state_dict=gradients, adapter_name=name, save_embedding_layers=False)
     return {k.removeprefix("base_model.model."): v for k, v in state.items()}
+
+
+def join_tied(gradients):
+    """PEFT trains the tied head's factors as parameters of their own in the same memory; here there is one."""
+    for of_head, of_table in (("lora_A.weight", "lora_embedding_B"), ("lora_B.weight", "lora_embedding_A")):
+        gradient = gradients.pop(f"lm_head.{of_head}", None)
+        if gradient is not None:
+            gradients[f"embed_tokens.{of_table}"] += gradient.T
 
 
 def close(a, b, dtype):
@@ -232,8 +287,8 @@ def surplus(key):
     return ".original_module." in key or ".modules_to_save." in key
 
 
-def check_loads_here(tool, folder, model, x, direction, adapters, dtype):
-    y = run_peft(model, x, direction)
+def check_loads_here(tool, folder, model, x, direction, adapters, options, dtype):
+    y = run_peft(model, x, direction, options)
     result = call(tool, "load", folder)
     assert close(result["y"], y, dtype), f"outputs differ by {(result['y'] - y).abs().max()}"
     for name in adapters:
@@ -244,7 +299,10 @@ def check_loads_here(tool, folder, model, x, direction, adapters, dtype):
         for key in saved:
             if "running" not in key and "num_batches" not in key:
                 assert torch.equal(saved[key], ours[key]), f"{key} is not equal to the bit"
-        for key, gradient in file_gradients(model, name).items():
+        gradients = file_gradients(model, name)
+        if options.get("tied"):
+            join_tied(gradients)
+        for key, gradient in gradients.items():
             if surplus(key) or not gradient.is_floating_point() or gradient.isnan().any():
                 continue
             found = result.get(f"grad.{name}|{key}")
@@ -280,7 +338,7 @@ def check_loads_there(tool, folder, base, x, adapters, options, dtype):
     if options.get("zero_out_proj"):
         return  # the tool's own random out_proj counts once there, twice here
     with torch.no_grad():
-        y = model(x)
+        y = forward(model, x, options)
     assert close(result["y"], y, dtype), f"outputs differ by {(result['y'] - y).abs().max()}"
 
 
@@ -316,7 +374,8 @@ def make_case(folder, name):
         x = x.to(dtype)
     with open(os.path.join(folder, "case.json"), "w") as f:
         json.dump({"model": architecture, "dtype": options.get("dtype", "float32"),
-                   "train": options.get("train", False), "adapters": list(adapters)}, f)
+                   "train": options.get("train", False), "alora": options.get("alora"),
+                   "adapters": list(adapters)}, f)
     return base, adapters, options, dtype, x
 
 
@@ -373,6 +432,22 @@ def check_training(tool, folder, base, x, direction, options):
         assert close(result["y"], y, torch.float32), f"after training outputs differ by {(result['y'] - y).abs().max()}"
 
 
+def check_adoption(tool, folder, adapters, direction):
+    """Injected by the state dict alone, what PEFT saved means the same."""
+    config = adapters["default"]
+    says_more = (config.modules_to_save, getattr(config, "alpha_pattern", None),
+                 getattr(config, "trainable_token_indices", None), getattr(config, "ensure_weight_tying", False),
+                 getattr(config, "bias", "none") != "none")
+    if any(says_more) or len(adapters) > 1:
+        return
+    whole = call(tool, "load", folder)
+    adopted = call(tool, "adopt", folder)
+    assert set(whole) == set(adopted), f"adopted keys differ: {set(whole) ^ set(adopted)}"
+    for key in whole:
+        if "running" not in key:
+            assert torch.equal(whole[key], adopted[key]), f"{key} differs when adopted"
+
+
 def fresh_base(folder):
     model = MODELS[json.load(open(os.path.join(folder, "case.json")))["model"]]()
     model.load_state_dict(load_file(os.path.join(folder, "base.safetensors")))
@@ -389,9 +464,10 @@ def run(tool, name):
         model = peft_model(fresh_base(folder).to(dtype), adapters, options)
         randomise(model, options)
         model.save_pretrained(os.path.join(folder, "adapter"), save_embedding_layers=False)
-        check_loads_here(tool, folder, model, x, direction, adapters, dtype)
+        check_loads_here(tool, folder, model, x, direction, adapters, options, dtype)
         check_loads_there(tool, folder, fresh_base(folder).to(dtype), x, adapters, options, dtype)
         check_training(tool, folder, fresh_base(folder), x, direction, options)
+        check_adoption(tool, folder, adapters, direction)
 
 
 def main():

@@ -2,6 +2,7 @@
 // The C++ side of adapter_parity.py: runs one case and writes what came out.
 //
 //   adapter_tool load FOLDER   loads the adapter that PEFT saved
+//   adapter_tool adopt FOLDER  the same by the file's keys and shapes alone
 //   adapter_tool save FOLDER   injects by the config, saves the adapter
 //   adapter_tool train FOLDER  loads "default" and trains it, then saves it
 //
@@ -35,6 +36,34 @@ void load_base(peft_parity::Model& model, const fs::path& file) {
 
 fs::path adapter_folder(const fs::path& folder, const std::string& name) {
   return name == "default" ? folder / "adapter" : folder / "adapter" / name;
+}
+
+// Injects by what the tensors tell; only scaling and start come from the
+// config.
+void adopt(
+    peft_parity::Model& model,
+    const fs::path& from,
+    const std::string& name) {
+  auto config = peft::load_adapter_config(from);
+  config->inference_mode = false;
+  config->target_modules = {};
+  config->exclude_modules = {};
+  if (auto* lora = dynamic_cast<peft::LoraConfig*>(config.get())) {
+    lora->r = 99;
+    lora->rank_pattern.clear();
+    lora->use_dora = false;
+    lora->lora_bias = false;
+  }
+  const auto weights = peft::load_peft_weights(from);
+  peft::inject_adapter_in_model(
+      *config,
+      model,
+      name,
+      {.state_dict = &weights, .low_cpu_mem_usage = true});
+  const auto report = peft::set_peft_model_state_dict(model, weights, name);
+  if (!report.missing_keys.empty() || !report.unexpected_keys.empty()) {
+    throw std::runtime_error("adopted tensors do not fit");
+  }
 }
 
 // As in the script: SGD with momentum on the mean square of y - direction.
@@ -81,6 +110,10 @@ void run(const std::string& mode, const fs::path& folder) {
     if (mode == "train" && name != "default") {
       continue;
     }
+    if (mode == "adopt") {
+      adopt(*model, from, name);
+      continue;
+    }
     if (mode != "save") {
       peft::load_adapter(*model, from, name, {.is_trainable = true});
       continue;
@@ -108,6 +141,16 @@ void run(const std::string& mode, const fs::path& folder) {
     return;
   }
   adapters.set_adapter(names);
+  std::optional<peft::AloraScope> scope;
+  if (spec["alora"].is_array()) {
+    peft::AloraOffsets offsets;
+    for (const auto& offset : spec["alora"]) {
+      offsets.push_back(
+          offset.is_null() ? std::nullopt
+                           : std::optional(offset.get<std::int64_t>()));
+    }
+    scope.emplace(std::move(offsets));
+  }
   const Tensor y = model->forward(input["x"]);
   (y * input["direction"]).sum().backward();
   peft::StateDict results;
@@ -134,7 +177,7 @@ void run(const std::string& mode, const fs::path& folder) {
 
 int main(int argc, char** argv) {
   if (argc != 3) {
-    std::cerr << "usage: adapter_tool load|save|train FOLDER\n";
+    std::cerr << "usage: adapter_tool load|adopt|save|train FOLDER\n";
     return 2;
   }
   try {

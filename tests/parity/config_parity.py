@@ -7,6 +7,7 @@ Needs peft==0.21.2. Exits with 1 when anything differs that is not listed in
 `as_we_write_it`. The random configs are the same on every run.
 """
 
+import copy
 import json
 import random
 import subprocess
@@ -15,8 +16,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import torch
-from peft import LoraConfig, PeftConfig, inject_adapter_in_model
+from config_values import BAD, GOOD, STRICTER, python_refuses
+from peft import LoraConfig, PeftConfig
 from peft.tuners.lora.config import (
     ArrowConfig, BdLoraConfig, CordaConfig, EvaConfig, KasaConfig,
     LoraGAConfig, MontecloraConfig, VeloraConfig)
@@ -55,7 +56,8 @@ def random_arguments():
         "fan_in_fan_out": dice.random() < 0.2,
         "bias": dice.choice(["none", "all", "lora_only"]),
         "use_rslora": dice.random() < 0.5,
-        "init_lora_weights": dice.choice([True, False, "gaussian", "pissa", "pissa_niter_4", "olora", None]),
+        "init_lora_weights": dice.choice([
+            True, False, "gaussian", "pissa", "pissa_niter_4", "olora", "eva", "corda", "lora_ga", None]),
         "rank_pattern": {k: dice.randint(1, 64) for k in some(NAMES)},
         "alpha_pattern": {k: dice.choice(NUMBERS) for k in some(NAMES)},
         "qalora_group_size": dice.choice([16, 32]),
@@ -65,13 +67,19 @@ def random_arguments():
         arguments["layers_pattern"] = dice.choice([None, [], "", "layers", ["h", "blocks"]])
     rare = {
         "use_dora": True, "use_qalora": True, "ensure_weight_tying": True,
-        "trainable_token_indices": dice.choice([[1, 2], {"emb": [3]}]),
+        "trainable_token_indices": dice.choice([[2, 1], {"emb": [3]}, {"emb": [3, 0], "a.head": [3]}, {}]),
         "layer_replication": [[0, 4], [2, 5]],
         "megatron_config": {"tp": 2.0}, "megatron_core": "other.core",
-        "alora_invocation_tokens": [1, 2, 3],
+        "alora_invocation_tokens": dice.choice([[3, 1, 3], [0]]),
         "arrow_config": ArrowConfig(), "use_bdlora": BdLoraConfig(nblocks=2),
-        "corda_config": CordaConfig(), "eva_config": EvaConfig(rho=2.5),
-        "kasa_config": KasaConfig(), "lora_ga_config": LoraGAConfig(),
+        "corda_config": dice.choice([
+            CordaConfig(), CordaConfig("c.pt", "é.pt", "kpm", True, True, False)]),
+        "eva_config": dice.choice([
+            EvaConfig(), EvaConfig(rho=dice.choice([1, 2.5]), tau=dice.choice([0, 1 / 3, 1]), whiten=True,
+                                   use_label_mask=False, label_mask_value=0, adjust_scaling_factors=False)]),
+        "kasa_config": KasaConfig(),
+        "lora_ga_config": dice.choice([
+            LoraGAConfig(), LoraGAConfig(direction="random", scale="gd_scale", stable_gamma=64)]),
         "monteclora_config": MontecloraConfig(), "velora_config": VeloraConfig(),
     }
     for name in dice.sample(sorted(rare), dice.choice([0, 0, 1, 3])):
@@ -88,7 +96,7 @@ def whole(number):
 
 def as_we_write_it(saved):
     """PEFT's file with our spelling of the values that mean the same."""
-    config = dict(saved)
+    config = copy.deepcopy(saved)
     for name in ("target_modules", "exclude_modules"):
         if isinstance(config[name], list):  # a set in Python: any order
             config[name] = sorted(config[name])
@@ -101,6 +109,9 @@ def as_we_write_it(saved):
         config["init_lora_weights"] = False
     config["lora_alpha"] = whole(config["lora_alpha"])
     config["lora_dropout"] = float(config["lora_dropout"])
+    if config["eva_config"]:
+        for name in ("rho", "tau"):
+            config["eva_config"][name] = float(config["eva_config"][name])
     config["alpha_pattern"] = {k: whole(v) for k, v in config["alpha_pattern"].items()}
     return config
 
@@ -181,56 +192,39 @@ def check_partial_files(checks, count=200):
         expected = {**as_we_write_it(loaded), **unknown}
         for name in nulls:
             expected[name] = defaults[name]
+        for name in ("eva_config", "corda_config"):
+            if file.get(name) is None:  # PEFT fills in the defaults that null means
+                expected[name] = None
         checks.expect("a partial file", answer["json"] == python_text(expected), file, answer["json"])
         checks.expect("one warning for unknown fields", len(answer["warnings"]) == len(unknown))
 
 
-def python_refuses(arguments):
-    model = torch.nn.Sequential(torch.nn.ModuleDict({"q": torch.nn.Linear(4, 4)}))
-    try:
-        inject_adapter_in_model(LoraConfig(**arguments), model)
-    except Exception:
-        return True
-    return False
+def check_nested_fields(checks):
+    """Fields of a nested config that only a later PEFT knows are kept, and do not hinder PEFT."""
+    later = {"rho": 1.5, "later": {"b": [1.0, None]}}
+    answer = checks.ask(json.dumps({"peft_type": "LORA", "init_lora_weights": "eva", "eva_config": later}))
+    ours = json.loads(answer["json"])
+    checks.expect("what was kept", ours["eva_config"]["later"] == later["later"], answer)
+    checks.expect("one warning for it", len(answer["warnings"]) == 1, answer)
+    checks.expect("PEFT reads the rest", checks.python_load(answer["json"]).eva_config == EvaConfig(rho=1.5))
 
 
 def check_values(checks):
-    """What PEFT refuses when configured or injected, check() names."""
-    bad = [
-        {"r": 0}, {"r": -3}, {"lora_dropout": 1.5},
-        {"bias": "some"}, {"task_type": "CHAT"}, {"init_lora_weights": "gausian"},
-        {"target_modules": "q", "layers_to_transform": [1]},
-        {"target_modules": "q", "layers_pattern": "layers"},
-        {"layers_pattern": "layers"}, {"rank_pattern": {"q": 0}}]
-    for change in bad:
-        arguments = {"target_modules": ["q"], **change}
-        text = json.dumps({"peft_type": "LORA", **arguments})
-        checks.expect("PEFT refuses", python_refuses(arguments), change)
-        checks.expect("check() names it", checks.ask(text).get("check"), change)
-    # Here stricter than PEFT, which takes a negative probability for 0 and
-    # trains nothing at all with 1.
-    for dropout in (-0.1, 1.0):
-        text = json.dumps({"peft_type": "LORA", "lora_dropout": dropout})
-        checks.expect("check() names lora_dropout", checks.ask(text).get("check"), dropout)
-    good = [
-        {}, {"init_lora_weights": "gaussian"}, {"init_lora_weights": "Gaussian"},
-        {"init_lora_weights": False}, {"lora_alpha": 0.5}, {"lora_alpha": -1},
-        {"rank_pattern": {"q": 2}, "alpha_pattern": {"q": 0}},
-        {"eva_config": {"rho": 2.0}}, {"corda_config": {}}, {"lora_ga_config": {}},
-        {"loftq_config": {"loftq_bits": 4}},  # ignored without init "loftq"
-        {"qalora_group_size": 8}, {"megatron_core": "x"}, {"bias": "lora_only"},
-        {"alora_invocation_tokens": []}, {"layer_replication": []}]
-    for change in good:
-        arguments = {"target_modules": ["q"], **change}
-        text = json.dumps({"peft_type": "LORA", **arguments})
-        checks.expect("PEFT accepts", not python_refuses(arguments), change)
-        checks.expect("check() is content", checks.ask(text).get("check", "error") is None, change, checks.ask(text))
+    """What PEFT refuses, check() names; of the rest only what is listed."""
+    for changes, refused_by_peft, refused_here in (
+            (BAD, True, True), (STRICTER, False, True), (GOOD, False, False)):
+        for change in changes:
+            arguments = {"target_modules": ["q"], **change}
+            answer = checks.ask(json.dumps({"peft_type": "LORA", **arguments}))
+            checks.expect("PEFT refuses or accepts", python_refuses(arguments) == refused_by_peft, change)
+            checks.expect("check() does", bool(answer.get("check", True)) == refused_here, change, answer)
 
 
 def main():
     checks = Checks(sys.argv[1])
     check_saved_files(checks)
     check_partial_files(checks)
+    check_nested_fields(checks)
     check_values(checks)
     print(f"config parity: {checks.done} checks, {checks.failed} different")
     sys.exit(1 if checks.failed or not checks.done else 0)

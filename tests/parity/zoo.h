@@ -81,12 +81,28 @@ struct Attention : Model {
   nn::Linear head{nullptr};
 };
 
+struct Tied : Model {
+  Tied() {
+    embed_tokens = register_module("embed_tokens", nn::Embedding(9, 6));
+    body = register_module("body", nn::Linear(6, 6));
+    lm_head = register_module(
+        "lm_head", nn::Linear(nn::LinearOptions(6, 9).bias(false)));
+    lm_head->weight = embed_tokens->weight;
+  }
+  Tensor forward(const Tensor& ids) override {
+    return lm_head(torch::tanh(body(embed_tokens(ids))));
+  }
+  nn::Embedding embed_tokens{nullptr};
+  nn::Linear body{nullptr}, lm_head{nullptr};
+};
+
 inline std::shared_ptr<Model> make(const std::string& name) {
   static const std::map<std::string, std::function<std::shared_ptr<Model>()>>
       models = {
           {"text", [] { return std::make_shared<Text>(); }},
           {"convolutions", [] { return std::make_shared<Convolutions>(); }},
           {"attention", [] { return std::make_shared<Attention>(); }},
+          {"tied", [] { return std::make_shared<Tied>(); }},
       };
   return models.at(name)();
 }

@@ -18,6 +18,8 @@ class CollectWarnings {
   CollectWarnings(const CollectWarnings&) = delete;
   CollectWarnings& operator=(const CollectWarnings&) = delete;
 
+  std::size_t size() const { return texts_.size(); }
+
   std::string all() const {
     std::string all;
     for (const auto& text : texts_) {

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// A plan made to agree with the tensors that are about to be loaded.
+#pragma once
+
+#include "model/injection_plan.h"
+#include "peft/state_dict.h"
+
+namespace peft::detail {
+
+/// `plan` with ranks as the shapes of `weights` have them, and with one adapter
+/// for layers that were one object where the file was written.
+InjectionPlan fit_to_weights(
+    InjectionPlan plan,
+    const Host& host,
+    const ModelState* state,
+    const StateDict& weights);
+
+}  // namespace peft::detail

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/make_target.h"
+
+#include <algorithm>
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/nn/modules/dropout.h>
+
+#include "hosting/replace_data.h"
+
+namespace peft::detail {
+namespace {
+
+// The tensors that `target` stores, on the base's device or, when `empty`, on
+// the meta device.
+Tensors make_tensors(
+    const Target& target,
+    const at::TensorOptions& weight,
+    bool empty) {
+  Tensors values;
+  for (const ParameterSpec& spec : target.specs) {
+    const at::TensorOptions options = weight.dtype(
+        spec.dtype.value_or(c10::typeMetaToScalarType(weight.dtype())));
+    values.push_back(at::empty(
+        spec.shape, empty ? options.device(at::kMeta) : options));
+  }
+  return values;
+}
+
+}  // namespace
+
+MadeTarget make_tied(PlannedTarget planned, const MadeTarget& owner) {
+  const Attachment& shared = *owner.planned.target.attachment;
+  Target& target = planned.target;
+  target.attachment = std::make_shared<Attachment>(shared);
+  target.attachment->is_training = planned.hosted.is_training;
+  const auto& layout = owner.planned.hosted.layout;
+  if (layout && planned.hosted.layout &&
+      layout->form != planned.hosted.layout->form) {
+    target.attachment->layout = layout;
+  }
+  target.specs.clear();
+  MadeTarget made;
+  made.seated.dropout_dict = owner.seated.dropout_dict;
+  made.seated.dropout = make_dropout(shared.method->dropout().p);
+  target.attachment->dropout = made.seated.dropout;
+  made.planned = std::move(planned);
+  return made;
+}
+
+MadeTarget make_target(
+    PlannedTarget planned,
+    bool trainable,
+    AdapterId id,
+    const InjectionOptions& options) {
+  // Tensors made in inference mode could never be trained. The guard turns
+  // grad mode on, so it comes first.
+  const c10::InferenceMode trainable_later(false);
+  const at::NoGradGuard no_grad;
+  const WeightLayout layout = planned.hosted.layout.value_or(WeightLayout{});
+  const at::Tensor& base = planned.hosted.base;
+  Target& target = planned.target;
+  target.layout = layout;
+  target.specs = planned.method->parameters(layout);
+  // Copies and rows start as the model's own, as in PEFT.
+  const bool empty =
+      options.empty && !options.init_data && target.of_method();
+  const Tensors values = make_tensors(target, base.options(), empty);
+  if (!empty) {
+    Application on{base, layout, values, SquaredNorms()};
+    if (const at::Tensor* data = options.init_data
+            ? options.init_data->find(target.file_prefix)
+            : nullptr) {
+      on.init_data = *data;
+    }
+    planned.method->initialise(on);
+  }
+
+  MadeTarget made;
+  target.attachment = std::make_shared<Attachment>();
+  target.attachment->adapter = id;
+  target.attachment->method = planned.method;
+  target.attachment->is_training = planned.hosted.is_training;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i].set_requires_grad(
+        trainable && !target.specs[i].is_buffer &&
+        at::isFloatingType(values[i].scalar_type()));
+    made.seated.tensors.push_back(make_seated(target.specs[i], values[i]));
+    target.attachment->parameters.push_back(made.seated.tensors.back().tensor);
+  }
+  const DropoutSpec dropout = planned.method->dropout();
+  made.seated.dropout_dict = dropout.dict;
+  made.seated.dropout = make_dropout(dropout.p);
+  target.attachment->dropout = made.seated.dropout;
+  if (planned.bias) {
+    target.bias_attachment = std::make_shared<Attachment>(*target.attachment);
+    target.bias_attachment->bias_rows = planned.bias->rows;
+  }
+  made.planned = std::move(planned);
+  return made;
+}
+
+void fill_rest(const Target& target) {
+  const Attachment& attachment = *target.attachment;
+  bool rest = false;
+  for (std::size_t i = 0; i < target.specs.size(); ++i) {
+    const bool is_empty = attachment.parameters[i].is_meta();
+    if (is_empty && !target.specs[i].file_name.empty()) {
+      return;  // more is to come
+    }
+    rest |= is_empty;
+  }
+  if (!rest) {
+    return;
+  }
+  const at::NoGradGuard no_grad;
+  const Tensors values =
+      make_tensors(target, target.base.options(), /*empty=*/false);
+  attachment.method->initialise(
+      {target.base, target.layout, values, SquaredNorms()});
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (attachment.parameters[i].is_meta()) {
+      replace_data(attachment.parameters[i], values[i]);
+    }
+  }
+}
+
+}  // namespace peft::detail
