@@ -122,13 +122,12 @@ void lora_from_tensors(Classifier& model) {
   peft::LoraConfig trained;
   trained.r = 3;
   trained.target_modules = {"up", "head"};
-  const auto state =
-      [&] {
-        peft::inject_adapter_in_model(trained, *model);
-        auto tensors = peft::get_peft_model_state_dict(*model);
-        peft::unload(*model);
-        return tensors;
-      }();
+  const auto state = [&] {
+    peft::inject_adapter_in_model(trained, *model);
+    auto tensors = peft::get_peft_model_state_dict(*model);
+    peft::unload(*model);
+    return tensors;
+  }();
   // [state_dict]
   peft::LoraConfig config;  // which layers, which ranks: the tensors tell
   config.lora_alpha = 6;    // nobody but you knows this one

@@ -197,8 +197,7 @@ void check_combinations(const LoraConfig& config, Mistakes& mistakes) {
   exclude(
       is_alora && takes_weight_apart(config.init_lora_weights),
       alora,
-      concat(
-          "init_lora_weights = '", config.init_lora_weights.scheme(), "'"));
+      concat("init_lora_weights = '", config.init_lora_weights.scheme(), "'"));
   if (config.lora_bias && config.init_lora_weights.is_named()) {
     mistakes.add(
         ErrorKind::config,

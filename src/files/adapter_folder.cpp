@@ -101,8 +101,7 @@ void save_record(
   }
   detail::spell_out_saved_modules(*config, host);
   StateDict tensors;
-  for (const auto& item :
-       detail::written_tensors(adapter, as_plain_lora)) {
+  for (const auto& item : detail::written_tensors(adapter, as_plain_lora)) {
     tensors.insert("base_model.model." + item.key(), item.value());
   }
   const std::string json = to_json(*config);

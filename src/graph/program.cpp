@@ -87,8 +87,7 @@ Program::Program(ProgramParts parts)
         operand.constant.toInt() == static_cast<std::int64_t>(dtype_);
   });
   // A graph without dropout or batch norm does not say: then nothing random.
-  training_ = parts_.findings.has_training_mode;
-  layers_->train(training_);
+  layers_->train(parts_.findings.has_training_mode);
 }
 
 void Program::check(const std::vector<IValue>& inputs) const {
@@ -141,7 +140,7 @@ void Program::check(const std::vector<IValue>& inputs) const {
 
 std::vector<IValue> Program::run(std::vector<IValue> inputs) const {
   check(inputs);
-  const bool training = training_;
+  const bool training = is_training();
   std::vector<IValue> given(parts_.signature.inputs.size());
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     given[user_inputs_[i]] = std::move(inputs[i]);
@@ -205,7 +204,6 @@ void Program::train(bool on) {
         "and batch norms stay as in eval mode; adapters train all the same. "
         "Call model.train() before torch.export.export for the others");
   }
-  training_ = on;
   layers_->train(on);
 }
 

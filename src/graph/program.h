@@ -60,7 +60,8 @@ class Program {
   std::vector<c10::IValue> run(std::vector<c10::IValue> inputs) const;
 
   void train(bool on);
-  bool is_training() const { return training_; }
+  /// What the root of the weights' tree says.
+  bool is_training() const { return layers_->is_training(); }
   void to(
       std::optional<at::Device> device,
       std::optional<at::ScalarType> dtype);
@@ -82,7 +83,6 @@ class Program {
   std::set<const void*> apart_;
   at::ScalarType exported_dtype_;
   at::ScalarType dtype_;
-  std::atomic<bool> training_;
 };
 
 /// Throws Error (file) for an archive that is not sound, Error (program) for a

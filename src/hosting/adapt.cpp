@@ -62,8 +62,7 @@ adapt(const at::Tensor& weight, const AdapterConfig& config, WeightUse use) {
   }
   mistakes.raise_if_any();
   const WeightLayout layout = layout_of(weight, use, /*groups=*/1);
-  const std::shared_ptr<const Method> method =
-      entry.make(config, {});
+  const std::shared_ptr<const Method> method = entry.make(config, {});
   method->check(layout, "the tensor", mistakes);
   mistakes.raise_if_any();
 

@@ -163,9 +163,8 @@ Application AdaptedWeight::application(const Attachment& attachment) const {
       attachment.scale->load()};
 }
 
-std::optional<Step> AdaptedWeight::step_of(
-    const Attachment& a,
-    CheapForm form) const {
+std::optional<Step> AdaptedWeight::step_of(const Attachment& a, CheapForm form)
+    const {
   Step step = Observed{};
   if (auto* low_rank = std::get_if<LowRank>(&form)) {
     step = LowRankStep{std::move(*low_rank), a.dropout_now()};
@@ -178,8 +177,8 @@ std::optional<Step> AdaptedWeight::step_of(
   } else {
     return std::nullopt;
   }
-  const bool fits = !a.layout || a.layout->form == layout_.form ||
-      turn_to_matrix(step);
+  const bool fits =
+      !a.layout || a.layout->form == layout_.form || turn_to_matrix(step);
   return fits ? std::optional(std::move(step)) : std::nullopt;
 }
 

@@ -179,6 +179,9 @@ void seat_tensor(
     const SeatedTensor& seated,
     const std::shared_ptr<AdaptedWeight>& weight) {
   const ParameterSpec& spec = seated.spec;
+  if (spec.carrier == ParameterSpec::Carrier::none) {
+    return;
+  }
   if (spec.carrier == ParameterSpec::Carrier::bare_parameter) {
     const auto dict = container<AdapterParameters>(parent, spec.dict);
     dict->insert(adapter, seated.tensor);
@@ -199,7 +202,8 @@ void seat_tensor(
 }  // namespace
 
 SeatedTensor make_seated(const ParameterSpec& spec, const at::Tensor& value) {
-  if (spec.carrier == ParameterSpec::Carrier::bare_parameter) {
+  if (spec.carrier == ParameterSpec::Carrier::bare_parameter ||
+      spec.carrier == ParameterSpec::Carrier::none) {
     return {spec, value, nullptr};
   }
   if (spec.carrier == ParameterSpec::Carrier::linear) {

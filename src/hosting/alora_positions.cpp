@@ -75,8 +75,8 @@ at::Tensor activated_rows(const at::Tensor& features) {
     const auto batch = static_cast<std::int64_t>(current->size());
     const std::int64_t first = features.dim() > 1 ? features.size(0) : 1;
     const bool is_flat = features.dim() <= 2;
-    const bool fits = batch > 0 &&
-        (is_flat ? first % batch == 0 : features.size(0) == batch);
+    const bool fits =
+        batch > 0 && (is_flat ? first % batch == 0 : features.size(0) == batch);
     if (!fits) {
       throw Error(
           ErrorKind::shape,
@@ -87,8 +87,7 @@ at::Tensor activated_rows(const at::Tensor& features) {
               features.sizes(),
               "; give one offset for each row of the batch"));
     }
-    const std::int64_t positions =
-        is_flat ? first / batch : features.size(1);
+    const std::int64_t positions = is_flat ? first / batch : features.size(1);
     // Features of one position that stand in further dimensions (heads).
     std::int64_t each = 1;
     for (std::int64_t d = 2; d < features.dim() - 1; ++d) {
@@ -104,8 +103,7 @@ at::Tensor activated_rows(const at::Tensor& features) {
       }
     }
   }
-  return at::tensor(rows, at::TensorOptions(at::kLong))
-      .to(features.device());
+  return at::tensor(rows, at::TensorOptions(at::kLong)).to(features.device());
 }
 
 }  // namespace detail

@@ -10,10 +10,8 @@ namespace peft::detail {
 
 // Features as a factor wants them: in its dtype, and what dropout leaves of
 // them. Autocast casts for itself.
-inline at::Tensor features_for(
-    const at::Tensor& x,
-    const at::Tensor& factor,
-    double dropout) {
+inline at::Tensor
+features_for(const at::Tensor& x, const at::Tensor& factor, double dropout) {
   const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
   const at::Tensor cast = autocast ? x : x.to(factor.scalar_type());
   return dropout > 0 ? at::dropout(cast, dropout, true) : cast;

@@ -9,9 +9,8 @@ namespace {
 class Observing final : public Method {
  public:
   explicit Observing(InputObserver::See see)
-      : see_([see = std::move(see)](const at::Tensor& x) {
-          see(x.detach());
-        }) {}
+      : see_([see = std::move(see)](const at::Tensor& x) { see(x.detach()); }) {
+  }
 
   void check(const WeightLayout&, const std::string&, Mistakes&)
       const override {}

@@ -65,8 +65,8 @@ class LinearOperator {
     added = call_.alpha == 1 ? added : added * call_.alpha;
     if (call_.bias.defined()) {
       const bool is_one = call_.bias.dim() == 0 || call_.bias.size(-1) == 1;
-      added = added +
-          (is_one ? call_.bias : call_.bias.index_select(-1, tokens));
+      added =
+          added + (is_one ? call_.bias : call_.bias.index_select(-1, tokens));
     }
     return y.index_copy(-1, tokens, added.to(y.scalar_type()));
   }

@@ -58,8 +58,8 @@ class LookupOperator {
     // frequency count the rows alone.
     const Tensor place =
         at::where(is_row, rows.index[1].index({near}), last + 1);
-    const Tensor values = at::cat(
-        {rows.values, rows.values.new_zeros({1, rows.values.size(1)})});
+    const Tensor values =
+        at::cat({rows.values, rows.values.new_zeros({1, rows.values.size(1)})});
     const Tensor found = at::embedding(
         values,
         place,

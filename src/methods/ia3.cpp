@@ -139,6 +139,22 @@ std::unique_ptr<const Method> make_ia3(
       is_feedforward(ia3, name.pattern_path), ia3.init_ia3_weights);
 }
 
+void adopt_ia3(AdapterConfig& config, const std::vector<StoredLayer>& layers) {
+  auto& ia3 = dynamic_cast<IA3Config&>(config);
+  std::vector<std::string> feedforward;
+  for (const StoredLayer& layer : layers) {
+    bool is_one = is_feedforward(ia3, layer.path);
+    for (const auto& [name, shape] : layer.shapes) {
+      const bool tells = shape.size() == 2 && shape[0] != shape[1];
+      is_one = tells ? shape[0] == 1 : is_one;
+    }
+    if (is_one) {
+      feedforward.push_back(layer.path);
+    }
+  }
+  ia3.feedforward_modules = std::move(feedforward);
+}
+
 // PEFT also takes a module for feed-forward whose name only ends with the
 // letters of an entry ("w0" and "xw0"): the shape in the file tells.
 void fit_ia3(

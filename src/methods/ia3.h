@@ -10,6 +10,10 @@ std::unique_ptr<const Method> make_ia3(
     const AdapterConfig& config,
     const WeightName& name);
 
+/// Feed-forward are the layers whose vector has the length of their inputs and,
+/// where both lengths are equal, those that the config says.
+void adopt_ia3(AdapterConfig& config, const std::vector<StoredLayer>& layers);
+
 void fit_ia3(
     AdapterConfig& config,
     const WeightName& name,

@@ -191,8 +191,8 @@ class Lora final : public Method {
         .A = parts.A,
         .B = parts.B,
         .scale = on.scale * settings_.strength,
-        .bias = changes_bias() && on.layout.has_bias ? at::Tensor()
-                                                     : parts.bias,
+        .bias =
+            changes_bias() && on.layout.has_bias ? at::Tensor() : parts.bias,
         .A0 = parts.A0,
         .B0 = parts.B0,
         .activated = settings_.activated};

@@ -139,8 +139,8 @@ void adopt_lora(AdapterConfig& config, const std::vector<StoredLayer>& layers) {
 const char* lora_data_pass(const AdapterConfig& config) {
   const auto& lora = dynamic_cast<const LoraConfig&>(config);
   const std::string scheme = scheme_of(lora.init_lora_weights);
-  return scheme == "corda" ? "preprocess_corda"
-      : scheme == "eva"    ? "preprocess_eva"
+  return scheme == "corda"  ? "preprocess_corda"
+      : scheme == "eva"     ? "preprocess_eva"
       : scheme == "lora_ga" ? "preprocess_loraga"
                             : nullptr;
 }

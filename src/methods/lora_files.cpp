@@ -93,8 +93,7 @@ Tensors plain_lora(
 }
 
 NamedTensors lora_as_head(const Tensors& factors) {
-  return {
-      {"lora_A.weight", factors[1].t()}, {"lora_B.weight", factors[0].t()}};
+  return {{"lora_A.weight", factors[1].t()}, {"lora_B.weight", factors[0].t()}};
 }
 
 bool lora_loads_in_peft(

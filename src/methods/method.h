@@ -26,16 +26,17 @@ namespace peft::detail {
 /// One tensor a method stores for one weight. In the adapted layer it lives as
 /// <dict>.<adapter name>[.<leaf>], in files as <layer>.<file_name>.
 struct ParameterSpec {
-  /// What stands under <dict>.<adapter name>.
-  enum class Carrier { linear, convolution, holder, bare_parameter };
+  /// What stands under <dict>.<adapter name>; none: it is not in the tree,
+  /// where Module::to() would cast integers too.
+  enum class Carrier { linear, convolution, holder, bare_parameter, none };
 
   std::string dict;       // "lora_A"
   std::string leaf;       // "weight"; "" for bare_parameter
   std::string file_name;  // "lora_A.weight"; "" is in no file
   std::vector<std::int64_t> shape;
   Carrier carrier = Carrier::holder;
-  bool is_buffer = false;       // kept and saved, never trained
-  std::string other_name = "";  // a second name that files may use
+  bool is_buffer = false;                    // kept and saved, never trained
+  std::string other_name = "";               // a second name that files may use
   std::optional<at::ScalarType> dtype = {};  // not set: the weight's
 };
 

@@ -44,9 +44,8 @@ struct MethodEntry {
   std::unique_ptr<const Method> (
       *make)(const AdapterConfig& config, const WeightName& name);
   /// Changes `config` so that these layers get the shapes that they have.
-  void (*adopt)(
-      AdapterConfig& config,
-      const std::vector<StoredLayer>& layers) = nullptr;
+  void (*adopt)(AdapterConfig& config, const std::vector<StoredLayer>& layers) =
+      nullptr;
   /// The pass over data that the config starts from ("preprocess_corda"), or
   /// nullptr. May be null.
   const char* (*data_pass)(const AdapterConfig& config) = nullptr;

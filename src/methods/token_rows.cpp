@@ -69,11 +69,11 @@ class TokenRows final : public Method {
         .carrier = Carrier::bare_parameter};
     // The tokens in rising order, and the place of each in the rows.
     ParameterSpec index{
-        .dict = "token_indices",
-        .leaf = "index",
+        .dict = "",
+        .leaf = "",
         .file_name = "",
         .shape = {2, count},
-        .carrier = Carrier::holder,
+        .carrier = Carrier::none,
         .is_buffer = true,
         .dtype = at::kLong};
     return {std::move(rows), std::move(index)};
@@ -93,13 +93,14 @@ class TokenRows final : public Method {
     index[0].copy_(at::tensor(sorted, at::TensorOptions(at::kLong)));
     index[1].copy_(at::tensor(order, at::TensorOptions(at::kLong)));
     on.parameters[0].copy_(on.base.detach().index_select(
-        0, at::tensor(tokens_, at::TensorOptions(at::kLong))
-               .to(on.base.device())));
+        0,
+        at::tensor(tokens_, at::TensorOptions(at::kLong))
+            .to(on.base.device())));
   }
 
   at::Tensor effective(const at::Tensor& weight, const Application& on)
       const override {
-    const at::Tensor& index = on.parameters[1];
+    const at::Tensor index = index_of(on);
     return weight.index_copy(
         0,
         index[0],
@@ -107,12 +108,17 @@ class TokenRows final : public Method {
   }
 
   CheapForm cheap_form(const Application& on) const override {
-    return Rows{on.parameters[0], on.parameters[1]};
+    return Rows{on.parameters[0], index_of(on)};
   }
 
  private:
   std::int64_t token(std::int64_t place) const {
     return tokens_[static_cast<std::size_t>(place)];
+  }
+
+  // Where the rows are; nobody moves it with them.
+  static at::Tensor index_of(const Application& on) {
+    return on.parameters[1].to(on.parameters[0].device());
   }
 
   static std::int64_t rows_of(const WeightLayout& layout) {

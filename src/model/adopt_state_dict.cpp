@@ -146,9 +146,8 @@ void warn_of_difference(
   if (config.target_modules.is_none()) {
     return;
   }
-  const auto chosen = match_targets(
-                          config, layer_names(layers), /*throwing=*/false)
-                          .adapted();
+  const auto chosen =
+      match_targets(config, layer_names(layers), /*throwing=*/false).adapted();
   const std::set<std::string> a(chosen.begin(), chosen.end());
   const std::set<std::string> b(stored.begin(), stored.end());
   if (a != b) {
@@ -167,12 +166,12 @@ ModuleChoice exact_choice(
     const std::vector<std::string>& paths,
     const std::vector<HostedLayer>& layers) {
   const std::set<std::string> wanted(paths.begin(), paths.end());
-  const bool names_suffice = std::none_of(
-      layers.begin(), layers.end(), [&](const HostedLayer& layer) {
+  const bool names_suffice =
+      std::none_of(layers.begin(), layers.end(), [&](const HostedLayer& layer) {
         return !wanted.contains(layer.path) &&
             std::any_of(paths.begin(), paths.end(), [&](const auto& path) {
-                 return has_path_suffix(layer.path, path);
-               });
+              return has_path_suffix(layer.path, path);
+            });
       });
   if (names_suffice) {
     return ModuleChoice(paths);

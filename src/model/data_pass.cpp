@@ -75,9 +75,7 @@ std::vector<PassLayer> pass_layers(
 }
 
 PassMode::PassMode(torch::nn::Module& model, const Host& host, bool training)
-    : model_(model),
-      root_mode_(model.is_training()),
-      state_(find_state(host)) {
+    : model_(model), root_mode_(model.is_training()), state_(find_state(host)) {
   for (const auto& module : model.modules(/*include_self=*/false)) {
     modes_.emplace_back(module, module->is_training());
   }

@@ -10,8 +10,7 @@ namespace peft::detail {
 namespace {
 
 bool starts_from_data(const PlannedTarget& planned) {
-  return planned.target.of_method() &&
-      starts_from_data(*planned.hosted.layout);
+  return planned.target.of_method() && starts_from_data(*planned.hosted.layout);
 }
 
 const at::Tensor* find(const StateDict* data, const Target& target) {
@@ -68,10 +67,7 @@ void check_init_data(
     const at::Tensor* data = find(options.init_data, planned.target);
     if (data) {
       planned.method->check_data(
-          *planned.hosted.layout,
-          *data,
-          planned.target.layer_path,
-          mistakes);
+          *planned.hosted.layout, *data, planned.target.layer_path, mistakes);
     } else {
       missing.push_back(planned.target.layer_path);
     }

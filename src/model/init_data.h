@@ -16,6 +16,8 @@ InjectionPlan fit_to_data(
 
 /// Throws Error (config) when layers of `plan` start from data that is not
 /// there, (shape) when it does not fit them.
-void check_init_data(const InjectionPlan& plan, const InjectionOptions& options);
+void check_init_data(
+    const InjectionPlan& plan,
+    const InjectionOptions& options);
 
 }  // namespace peft::detail

@@ -109,7 +109,9 @@ void commit(
     if (const auto owner = m.planned.target.tied_to) {
       const MadeTarget& first = made[*owner];
       follow_dtype(
-          first.planned.target.seat(), first.seated, record.targets.back().weight);
+          first.planned.target.seat(),
+          first.seated,
+          record.targets.back().weight);
     }
   }
   if (state->own_parameters.empty()) {
@@ -185,8 +187,8 @@ Adapters inject(
   if (options.layers_of) {
     adopted = adopt_state_dict(config, host, *options.layers_of);
   }
-  InjectionPlan plan = plan_injection(
-      adopted ? *adopted : config, host, state.get(), name);
+  InjectionPlan plan =
+      plan_injection(adopted ? *adopted : config, host, state.get(), name);
   const StateDict* shapes =
       options.weights ? options.weights : options.layers_of;
   if (shapes) {
@@ -228,7 +230,7 @@ Adapters carry_out(
   // changes biases, which are the model's own.
   warn_of_report(plan.name, plan.report);
   if (options.weights) {
-    AdapterRecord preview{.name = plan.name};
+    AdapterRecord preview{.name = plan.name, .config = plan.config->clone()};
     for (const MadeTarget& m : made) {
       preview.targets.push_back(m.planned.target);
     }

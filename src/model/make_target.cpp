@@ -23,8 +23,8 @@ Tensors make_tensors(
   for (const ParameterSpec& spec : target.specs) {
     const at::TensorOptions options = weight.dtype(
         spec.dtype.value_or(c10::typeMetaToScalarType(weight.dtype())));
-    values.push_back(at::empty(
-        spec.shape, empty ? options.device(at::kMeta) : options));
+    values.push_back(
+        at::empty(spec.shape, empty ? options.device(at::kMeta) : options));
   }
   return values;
 }
@@ -65,8 +65,7 @@ MadeTarget make_target(
   target.layout = layout;
   target.specs = planned.method->parameters(layout);
   // Copies and rows start as the model's own, as in PEFT.
-  const bool empty =
-      options.empty && !options.init_data && target.of_method();
+  const bool empty = options.empty && !options.init_data && target.of_method();
   const Tensors values = make_tensors(target, base.options(), empty);
   if (!empty) {
     Application on{base, layout, values, SquaredNorms()};

@@ -44,7 +44,8 @@ bool plan_saved_layer(
     if (!planning.saved.insert(join_path(layer.path, tensor.name)).second) {
       continue;  // chosen by two entries
     }
-    if (planning.rules.ensure_weight_tying && is_saved_elsewhere(planning, tensor)) {
+    if (planning.rules.ensure_weight_tying &&
+        is_saved_elsewhere(planning, tensor)) {
       continue;  // plan_ties.cpp makes it one copy
     }
     check_ownership(planning, tensor, join_path(layer.path, tensor.name));

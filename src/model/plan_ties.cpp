@@ -92,10 +92,8 @@ class TiePlanner {
         });
   }
 
-  void tie(
-      std::size_t i,
-      const HostedLayer& layer,
-      const HostedTensor& tensor) {
+  void
+  tie(std::size_t i, const HostedLayer& layer, const HostedTensor& tensor) {
     const std::string where = join_path(layer.path, tensor.name);
     check_ownership(planning_, tensor, where);
     const PlannedTarget& owner = targets()[i];

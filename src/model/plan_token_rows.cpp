@@ -13,8 +13,8 @@ namespace {
 constexpr const char* field = "trainable_token_indices";
 
 // What libraries call the table that a model looks its input tokens up in.
-constexpr const char* input_names[] = {
-    "embed_tokens", "word_embeddings", "wte", "tok_embeddings", "shared"};
+constexpr const char* input_names[] =
+    {"embed_tokens", "word_embeddings", "wte", "tok_embeddings", "shared"};
 
 std::vector<std::size_t> tables(const std::vector<HostedLayer>& layers) {
   std::vector<std::size_t> found;

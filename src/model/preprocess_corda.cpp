@@ -32,9 +32,7 @@ struct Covariance {
     ++calls;
   }
 
-  bool is_finite() const {
-    return at::isfinite(sum).all().item<bool>();
-  }
+  bool is_finite() const { return at::isfinite(sum).all().item<bool>(); }
 };
 
 void check_files(const CordaConfig& corda) {
@@ -59,8 +57,7 @@ StateDict preprocess_corda(
   check_files(corda);
   const detail::ModuleHost host(model);
   const auto layers = detail::pass_layers(config, host, "corda", asking);
-  const auto dtype =
-      corda.use_float16_for_covariance ? at::kHalf : at::kFloat;
+  const auto dtype = corda.use_float16_for_covariance ? at::kHalf : at::kFloat;
   std::vector<Covariance> found(layers.size());
   {
     const detail::PassMode mode(model, host, /*training=*/false);

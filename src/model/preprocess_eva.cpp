@@ -21,8 +21,7 @@ detail::EvaRanks make_ranks(
   const EvaConfig eva = config.eva_config.value_or(EvaConfig{});
   std::vector<detail::EvaLayer> named;
   for (const auto& layer : layers) {
-    named.push_back(
-        {layer.path, layer.rank, layer.weight.layout->inputs});
+    named.push_back({layer.path, layer.rank, layer.weight.layout->inputs});
   }
   return {std::move(named), {eva.rho, eva.tau, eva.whiten}};
 }
@@ -82,7 +81,7 @@ StateDict preprocess_eva(
   StateDict data;
   const auto components = ranks.components();
   for (std::size_t i = 0; i < layers.size(); ++i) {
-    data.insert(layers[i].path, components[i]);
+    data.insert(layers[i].path, components[i].to(at::kFloat));
   }
   return data;
 }

@@ -31,9 +31,8 @@ class Gradients {
       auto count = std::make_shared<std::int64_t>(0);
       counts_.push_back(count);
       hooks_.emplace_back(
-          weight, weight.register_hook([count](const at::Tensor&) {
-            ++*count;
-          }));
+          weight,
+          weight.register_hook([count](const at::Tensor&) { ++*count; }));
     }
   }
 

@@ -44,7 +44,8 @@ TEST_F(ForeignLayers, ALinearIsOneHoweverItsWeightIsRead) {
     } else {
       builder.graph.node(
           "torch.ops.aten.mul.Tensor",
-          {{"self", value("p_layer_weight")}, {"other", value("p_layer_weight")}},
+          {{"self", value("p_layer_weight")},
+           {"other", value("p_layer_weight")}},
           {"y"});
     }
     builder.output("y");
@@ -59,8 +60,7 @@ TEST_F(ForeignLayers, ALinearIsOneHoweverItsWeightIsRead) {
     EXPECT_THAT(state["layer.lora_B.weight"].sizes(), ElementsAre(4, 2));
     randomise(adapters.trainable_parameters());
     const Tensor w = program.named_parameters()["layer.weight"] +
-        1.5 *
-            state["layer.lora_B.weight"].mm(state["layer.lora_A.weight"]);
+        1.5 * state["layer.lora_B.weight"].mm(state["layer.lora_A.weight"]);
     const Tensor x = torch::randn({4, 4});
     EXPECT_TRUE(torch::allclose(
         program.forward({x}).at(0),
@@ -78,13 +78,14 @@ TEST_F(ForeignLayers, AFileTellsThatTwoLayersWereOneObject) {
     builder.parameter(layer + ".weight", table).module(layer);
   }
   builder.input("x", at::kFloat, {2, 4});
-  const auto call = [&](const std::string& layer, const char* x, const char* y) {
-    builder.graph.node(
-        "torch.ops.aten.linear.default",
-        {{"input", value(x)}, {"weight", value("p_" + layer + "_weight")}},
-        {y},
-        layer + ",torch.nn.modules.linear.Linear");
-  };
+  const auto call =
+      [&](const std::string& layer, const char* x, const char* y) {
+        builder.graph.node(
+            "torch.ops.aten.linear.default",
+            {{"input", value(x)}, {"weight", value("p_" + layer + "_weight")}},
+            {y},
+            layer + ",torch.nn.modules.linear.Linear");
+      };
   call("first", "x", "y");
   call("again", "y", "z");
   builder.output("z");
@@ -113,8 +114,7 @@ TEST_F(ForeignLayers, AFileTellsThatTwoLayersWereOneObject) {
   peft::save_safetensors(one, saved.path() / "adapter_model.safetensors");
   peft::load_adapter(program, saved.path(), "default", {.is_trainable = true});
   EXPECT_EQ(peft::adapters_of(program).trainable_parameters().size(), 2);
-  const Tensor w = table +
-      1.5 * one[1].value().mm(one[0].value());
+  const Tensor w = table + 1.5 * one[1].value().mm(one[0].value());
   const Tensor x = torch::randn({2, 4});
   program.eval();
   const Tensor y = program.forward({x}).at(0);

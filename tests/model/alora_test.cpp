@@ -83,10 +83,10 @@ TEST_F(Alora, ActsOnTheLastPositionsOfEachRow) {
       1e-5,
       1e-6));
   const auto factors = adapters_->parameters("default");
-  const auto gradients = torch::autograd::grad(
-      {found.sum()}, {factors[0], factors[1]}, {}, true);
-  const auto wanted = torch::autograd::grad(
-      {expected.sum()}, {factors[0], factors[1]});
+  const auto gradients =
+      torch::autograd::grad({found.sum()}, {factors[0], factors[1]}, {}, true);
+  const auto wanted =
+      torch::autograd::grad({expected.sum()}, {factors[0], factors[1]});
   EXPECT_TRUE(torch::allclose(gradients[0], wanted[0], 1e-4, 1e-5));
   EXPECT_TRUE(torch::allclose(gradients[1], wanted[1], 1e-4, 1e-5));
 }
@@ -106,8 +106,8 @@ TEST_F(Alora, ScopesNestAndBelongToTheirThread) {
     const peft::AloraScope inner({std::nullopt});
     EXPECT_TRUE(torch::equal(model_->forward(x), base));
   }
-  EXPECT_TRUE(torch::allclose(
-      model_->forward(x), base + product(x), 1e-5, 1e-6));
+  EXPECT_TRUE(
+      torch::allclose(model_->forward(x), base + product(x), 1e-5, 1e-6));
   Tensor elsewhere;
   std::thread([&] { elsewhere = model_->forward(x); }).join();
   EXPECT_TRUE(torch::equal(elsewhere, base));
@@ -142,8 +142,7 @@ TEST_F(Alora, GoesThroughFiles) {
   adapters_->unload();
   auto adapters = peft::load_adapter(*model_, folder.path());
   EXPECT_TRUE(torch::equal(model_->forward(x), y));
-  const auto& config =
-      dynamic_cast<const peft::LoraConfig&>(adapters.config());
+  const auto& config = dynamic_cast<const peft::LoraConfig&>(adapters.config());
   EXPECT_THAT(*config.alora_invocation_tokens, ElementsAre(5, 6));
 }
 

@@ -76,12 +76,11 @@ TEST_F(DataStart, CordaSeesTheCovarianceOfInputs) {
 
 TEST_F(DataStart, LoraGaSeesTheMeanGradient) {
   weight("head").mutable_grad() = torch::ones({3, 6});
-  const auto data =
-      peft::preprocess_loraga(start("lora_ga"), *model_, [&] {
-        for (const auto& ids : batches()) {
-          model_->forward(ids).square().sum().backward();
-        }
-      });
+  const auto data = peft::preprocess_loraga(start("lora_ga"), *model_, [&] {
+    for (const auto& ids : batches()) {
+      model_->forward(ids).square().sum().backward();
+    }
+  });
   EXPECT_FALSE(model_->is_training());
   EXPECT_TRUE(weight("head").requires_grad());
   EXPECT_TRUE(torch::equal(weight("head").grad(), torch::ones({3, 6})));
@@ -89,8 +88,9 @@ TEST_F(DataStart, LoraGaSeesTheMeanGradient) {
   EXPECT_FALSE(w.grad().defined());
   Tensor expected = torch::zeros_like(w);
   for (const auto& ids : batches()) {
-    expected += torch::autograd::grad(
-                    {model_->forward(ids).square().sum()}, {w})[0] / 2;
+    expected +=
+        torch::autograd::grad({model_->forward(ids).square().sum()}, {w})[0] /
+        2;
   }
   EXPECT_TRUE(torch::allclose(data["blocks.1.up"], expected, 1e-4, 1e-5));
 }
@@ -137,9 +137,8 @@ TEST_P(FromData, StartsAsTheBaseAndIsSavedAsPlainLora) {
 
 TEST_P(FromData, NeedsItsData) {
   EXPECT_THAT(
-      message_of([&] {
-        peft::inject_adapter_in_model(start(GetParam()), *model_);
-      }),
+      message_of(
+          [&] { peft::inject_adapter_in_model(start(GetParam()), *model_); }),
       HasSubstr("from data, and there is none; run peft::preprocess_"));
   peft::StateDict wrong;
   for (const auto* path :
@@ -175,8 +174,8 @@ TEST_F(DataStart, EvaSharesOutRanksAndStartsAtTheBase) {
     EXPECT_LE(item.value().size(0), 4);
     ranks += item.value().size(0);
     const Tensor gram = item.value().mm(item.value().t());
-    EXPECT_TRUE(torch::allclose(
-        gram, torch::eye(item.value().size(0)), 1e-3, 1e-3));
+    EXPECT_TRUE(
+        torch::allclose(gram, torch::eye(item.value().size(0)), 1e-3, 1e-3));
   }
   EXPECT_EQ(ranks, 8);
   auto adapters = peft::inject_adapter_in_model(
@@ -230,9 +229,8 @@ TEST_F(DataStart, PassesLeaveTheModelAsItWasAfterAnError) {
       HasSubstr("no more data"));
   EXPECT_TRUE(torch::equal(model_->forward(text_ids()), before));
   EXPECT_THAT(
-      message_of([&] {
-        peft::preprocess_corda(start("corda"), *model_, [] {});
-      }),
+      message_of(
+          [&] { peft::preprocess_corda(start("corda"), *model_, [] {}); }),
       HasSubstr("saw no input"));
   EXPECT_THAT(
       message_of([&] {

@@ -42,7 +42,10 @@ peft::LoraConfig some_lora() {
 }
 
 const auto layers_of_some_lora = {
-    "embedding", "blocks.0.up", "blocks.0.down", "blocks.1.down"};
+    "embedding",
+    "blocks.0.up",
+    "blocks.0.down",
+    "blocks.1.down"};
 
 TEST(StateDictInjection, ReadsLayersAndRanks) {
   const auto weights = tensors_of(some_lora());
@@ -109,8 +112,8 @@ TEST(StateDictInjection, ReadsDoraAndBiases) {
   TextModel model;
   auto adapters = peft::inject_adapter_in_model(
       peft::LoraConfig(), *model, "dora", {.state_dict = &weights});
-  EXPECT_TRUE(dynamic_cast<const peft::LoraConfig&>(adapters.config("dora"))
-                  .use_dora);
+  EXPECT_TRUE(
+      dynamic_cast<const peft::LoraConfig&>(adapters.config("dora")).use_dora);
   EXPECT_TRUE(peft::set_peft_model_state_dict(*model, weights, "dora")
                   .missing_keys.empty());
   auto biased = some_lora();
@@ -131,8 +134,7 @@ TEST(StateDictInjection, KnowsIA3AndAdaLora) {
   TextModel model;
   peft::IA3Config none;
   none.feedforward_modules = std::vector<std::string>{};
-  peft::inject_adapter_in_model(
-      none, *model, "ia3", {.state_dict = &weights});
+  peft::inject_adapter_in_model(none, *model, "ia3", {.state_dict = &weights});
   EXPECT_TRUE(peft::set_peft_model_state_dict(*model, weights, "ia3")
                   .missing_keys.empty());
   peft::AdaLoraConfig adalora;

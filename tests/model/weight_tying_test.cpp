@@ -124,8 +124,7 @@ TEST(WeightTying, MakesOneCopyOfSavedModules) {
   config.modules_to_save = {"embed_tokens"};
   auto adapters = peft::inject_adapter_in_model(config, *model);
   const auto state = peft::get_peft_model_state_dict(*model);
-  EXPECT_TRUE(
-      state["embed_tokens.weight"].is_same(state["lm_head.weight"]));
+  EXPECT_TRUE(state["embed_tokens.weight"].is_same(state["lm_head.weight"]));
   EXPECT_EQ(adapters.trainable_parameters().size(), 3);
   randomise(std::vector<Tensor>{state["embed_tokens.weight"]});
   const Tensor w = state["lm_head.weight"];

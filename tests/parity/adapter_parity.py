@@ -190,7 +190,7 @@ CASES = {
     "tying_by_embedding": tied_lora(target_modules=["embed_tokens", "body"], ensure_weight_tying=True),
     "tying_by_head": tied_lora(target_modules=["lm_head"], ensure_weight_tying=True),
     "tying_saved": tied_lora(modules_to_save=["embed_tokens"], ensure_weight_tying=True),
-    "alora": ("text", {"default": lora(target_modules=QV, alora_invocation_tokens=[1, 2], task_type="CAUSAL_LM")},
+    "alora": ("text", {"default": lora(target_modules=QV, alora_invocation_tokens=[1, 2])},
               {"alora": [3, None], "no_training": "needs offsets"}),
     "alora_bias": ("text", {"default": lora(
         target_modules=QV, alora_invocation_tokens=[1, 2], lora_bias=True)}, {
@@ -242,7 +242,7 @@ def peft_model(base, adapters, options):
 
 def forward(model, x, options):
     offsets = options.get("alora")
-    return model.base_model(x, alora_offsets=offsets) if offsets else model(x)
+    return model(x, alora_offsets=offsets) if offsets else model(x)
 
 
 def run_peft(model, x, direction, options):
@@ -256,7 +256,7 @@ def file_gradients(model, name):
     from peft import get_peft_model_state_dict
 
     gradients = {n: p.grad if p.grad is not None else torch.full_like(p, float("nan"))
-                 for n, p in model.named_parameters()}
+                 for n, p in model.named_parameters(remove_duplicate=False)}
     for n, b in model.named_buffers():
         gradients[n] = torch.full_like(b, float("nan")) if b.is_floating_point() else b
     state = get_peft_model_state_dict(model, state_dict=gradients, adapter_name=name, save_embedding_layers=False)

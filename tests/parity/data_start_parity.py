@@ -24,10 +24,23 @@ from adapter_parity import QV, Text, lora
 from peft import EvaConfig, LoraGAConfig, PeftModel, get_peft_model, get_peft_model_state_dict, initialize_lora_eva_weights
 from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.lora.loraga import preprocess_loraga
 from safetensors.torch import load_file, save_file
 
 STEPS = 20
+
+# Which sign a singular vector has depends on where the random start was. PEFT
+# draws it from torch's own generator; the library from one seeded with 0.
+draw_lora_ga = LoraLayer.lora_ga_init
+
+
+def lora_ga_init(layer, *arguments):
+    torch.manual_seed(0)
+    draw_lora_ga(layer, *arguments)
+
+
+LoraLayer.lora_ga_init = lora_ga_init
 
 
 def corda(**fields):
