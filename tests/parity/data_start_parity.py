@@ -59,7 +59,7 @@ CASES = {
     "corda_ipm": corda(),
     "corda_kpm": corda(corda_method="kpm"),
     "lora_ga": lora_ga(),
-    "lora_ga_alternating": lora_ga(direction="ArBr", scale="unit"),
+    "lora_ga_alternating": lora_ga(direction="ArBr"),
     "lora_ga_second_half": lora_ga(direction="A2rBr", scale="gd_scale"),
     "lora_ga_weight_svd": lora_ga(scale="weight_svd"),
     "eva": eva(),
