@@ -29,9 +29,12 @@ struct ViewStep {
 /// What has been done to the weight since its module's member.
 struct WeightView {
   std::vector<ViewStep> steps;
-  /// Still a whole matrix, or consecutive rows of one: kernels may use factors.
+  /// Still a whole matrix, consecutive rows of one, or a stack of matrices:
+  /// kernels may use factors.
   bool is_matrix = true;
   bool transposed = false;
+  /// Set: this one of a stack.
+  std::optional<std::int64_t> matrix_of_stack = {};
   std::optional<std::pair<std::int64_t, std::int64_t>> rows;  // begin, end
 };
 

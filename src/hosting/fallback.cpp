@@ -33,21 +33,53 @@ bool is_view(const c10::FunctionSchema& schema) {
   return from && !from->isWrite() && ((to && !to->isWrite()) || list);
 }
 
-// Whether the view swaps the two dimensions of a matrix.
-bool is_transpose(const c10::OperatorName& name, const Stack& arguments) {
-  if (name.name == "aten::t" || name.name == "aten::numpy_T" ||
-      name.name == "aten::mT") {
+// Whether the view swaps the two dimensions of a matrix, or of each matrix in a
+// stack of them when `dims` is 3.
+bool is_transpose(
+    const c10::OperatorName& name,
+    const Stack& arguments,
+    std::int64_t dims) {
+  const auto from_end = [&](std::int64_t dim) {
+    return dim < 0 ? dim : dim - dims;  // -1, -2 are those of a matrix
+  };
+  if (name.name == "aten::t" || name.name == "aten::numpy_T") {
+    return dims == 2;
+  }
+  if (name.name == "aten::mT") {
     return true;
   }
   if (name.name == "aten::transpose" && name.overload_name == "int") {
-    const auto a = arguments[1].toInt();
-    const auto b = arguments[2].toInt();
-    return (a + b) % 2 != 0;  // dimensions 0 and 1, counted from either end
+    const auto a = from_end(arguments[1].toInt());
+    const auto b = from_end(arguments[2].toInt());
+    return a + b == -3 && (a == -1 || b == -1);
   }
   if (name.name == "aten::permute") {
-    return (arguments[1].toIntVector()[0] + 2) % 2 == 1;
+    const auto order = arguments[1].toIntVector();
+    return from_end(order[order.size() - 1]) == -2 &&
+        from_end(order[order.size() - 2]) == -1;
   }
   return false;
+}
+
+// Which matrix of a stack the view takes; nothing: another view.
+std::optional<std::int64_t> taken_matrix(
+    const ViewStep& step,
+    std::int64_t count) {
+  const auto& name = step.op.operator_name();
+  const bool selects =
+      name.name == "aten::select" && name.overload_name == "int";
+  const bool unbinds =
+      name.name == "aten::unbind" && name.overload_name == "int";
+  if (!selects && !unbinds) {
+    return std::nullopt;
+  }
+  const auto dim = step.arguments[1].toInt();
+  if (dim != 0 && dim != -3) {
+    return std::nullopt;
+  }
+  const auto index = selects ? step.arguments[2].toInt()
+                             : static_cast<std::int64_t>(*step.output);
+  return index < 0 ? index + count : index;
 }
 
 // What `view` becomes by one more step whose result has the shape of `next`.
@@ -55,17 +87,29 @@ WeightView
 extend(const AdaptedTensor& adapted, ViewStep step, const at::Tensor& next) {
   WeightView view = adapted.view();
   const auto& name = step.op.operator_name();
-  const auto form = adapted.weight()->layout().form;
-  const bool matrix = view.is_matrix &&
-      (form == WeightLayout::Form::matrix || form == WeightLayout::Form::table);
+  const WeightLayout& layout = adapted.weight()->layout();
+  using Form = WeightLayout::Form;
+  const bool stack =
+      view.is_matrix && layout.form == Form::stack && !view.matrix_of_stack;
+  const bool matrix = view.is_matrix && !stack &&
+      (layout.form == Form::matrix || layout.form == Form::table ||
+       view.matrix_of_stack);
+  if (stack && name.name != "aten::detach") {
+    if (const auto index = taken_matrix(step, layout.count)) {
+      view.matrix_of_stack = index;
+      view.steps.push_back(std::move(step));
+      return view;
+    }
+  }
   if (name.name == "aten::detach") {
     view.is_matrix = false;  // the factors must not get gradients
-  } else if (matrix && is_transpose(name, step.arguments)) {
+  } else if (
+      (matrix || stack) && is_transpose(name, step.arguments, stack ? 3 : 2)) {
     view.transposed = !view.transposed;
   } else if (
       matrix && name.name == "aten::slice" && !view.transposed && !view.rows &&
-      !adapted.weight()->layout().inputs_first &&
-      step.arguments[1].toInt() == 0 && step.arguments[4].toInt() == 1) {
+      !layout.inputs_first && step.arguments[1].toInt() == 0 &&
+      step.arguments[4].toInt() == 1) {
     const auto rows = adapted.size(0);
     const auto& start = step.arguments[2];
     auto begin = start.isNone() ? 0 : start.toInt();

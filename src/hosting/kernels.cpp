@@ -12,6 +12,7 @@
 #include "hosting/apply_adapters.h"
 #include "hosting/dispatch_key.h"
 #include "hosting/fallback.h"
+#include "hosting/stack_product.h"
 
 namespace peft::detail {
 namespace {
@@ -56,12 +57,16 @@ std::optional<CheapReading> as_linear_map(
   const WeightLayout& layout = adapted->weight()->layout();
   const WeightView& view = adapted->view();
   const bool is_table = layout.form == Form::table;
-  if ((layout.form != Form::matrix && !is_table) ||
+  const bool is_one_of_stack =
+      layout.form == Form::stack && view.matrix_of_stack;
+  if ((layout.form != Form::matrix && !is_table && !is_one_of_stack) ||
       (layout.inputs_first != view.transposed) != inputs_first) {
     return std::nullopt;
   }
   auto reading = adapted->weight()->cheap_reading();
   if (!reading || (is_table && !turn_to_matrix(reading->steps)) ||
+      (is_one_of_stack &&
+       !take_matrix(reading->steps, *view.matrix_of_stack, layout.count)) ||
       (view.rows &&
        !take_outputs(reading->steps, view.rows->first, view.rows->second))) {
     return std::nullopt;
@@ -108,8 +113,48 @@ Tensor linear(
   return at::linear(x, plain(weight), plain(bias));
 }
 
+// `tensor` as a whole stack [count, inputs, outputs] whose adapters can run on
+// their factors.
+std::optional<CheapReading> as_stack(const Tensor& tensor) {
+  const AdaptedTensor* adapted = as_adapted(tensor);
+  if (!adapted || !adapted->view().is_matrix ||
+      adapted->view().matrix_of_stack) {
+    return std::nullopt;
+  }
+  const WeightLayout& layout = adapted->weight()->layout();
+  if (layout.form != Form::stack ||
+      layout.inputs_first == adapted->view().transposed) {
+    return std::nullopt;
+  }
+  auto reading = adapted->weight()->cheap_reading();
+  if (!reading || !are_low_rank(reading->steps)) {
+    return std::nullopt;
+  }
+  reading->base = adapted->replay(reading->base);
+  return reading;
+}
+
+Tensor bmm(const Tensor& self, const Tensor& mat2) {
+  const Tensor x = plain(self);
+  if (const auto stack = as_stack(mat2)) {
+    return multiply_stack(
+        [&](const Tensor& in) { return at::bmm(in, stack->base); },
+        x,
+        stack->steps,
+        stack->base.size(0));
+  }
+  return at::bmm(x, plain(mat2));
+}
+
 Tensor matmul(const Tensor& self, const Tensor& other) {
   const Tensor x = plain(self);
+  if (const auto stack = as_stack(other)) {
+    return multiply_stack(
+        [&](const Tensor& in) { return at::matmul(in, stack->base); },
+        x,
+        stack->steps,
+        stack->base.size(0));
+  }
   if (const auto map = as_linear_map(other, true)) {
     return apply_linear(
         *map, x, {}, 1, [](const Tensor& in, const Tensor& w, const Tensor&) {
@@ -323,6 +368,7 @@ void register_kernels() {
     aten.impl("linear", &linear);
     aten.impl("matmul", &matmul);
     aten.impl("mm", &mm);
+    aten.impl("bmm", &bmm);
     aten.impl("addmm", &addmm);
     aten.impl("embedding", &embedding);
     aten.impl("embedding_renorm_", &embedding_renorm_);

@@ -183,9 +183,6 @@ class Lora final : public Method {
   }
 
   CheapForm cheap_form(const Application& on) const override {
-    if (on.layout.form == Form::stack) {
-      return {};
-    }
     const Parts parts = parts_of(on);
     return LowRank{
         .A = parts.A,

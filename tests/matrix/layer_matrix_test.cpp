@@ -154,7 +154,10 @@ class LayerMatrix
   static Parameters leaves(const Parameters& tensors) {
     Parameters copies;
     for (const Tensor& t : tensors) {
-      copies.push_back(t.detach().to(torch::kFloat64).clone().requires_grad_());
+      copies.push_back(t.detach()
+                           .to(torch::kFloat64)
+                           .clone()
+                           .requires_grad_(t.requires_grad()));
     }
     return copies;
   }

@@ -143,6 +143,42 @@ MethodCase pissa() {
       /*rounds_the_weight=*/true};
 }
 
+// B is the weight's smallest left directions and stays, A starts at zero.
+MethodCase mica() {
+  auto mica = lora();
+  mica.name = "mica";
+  mica.config = [] {
+    auto config = lora_config();
+    config->init_lora_weights = "mica";
+    return config;
+  };
+  return mica;
+}
+
+// As pissa, by the first columns of the QR decomposition.
+MethodCase olora() {
+  return {
+      "olora",
+      [] {
+        auto config = lora_config();
+        config->init_lora_weights = "olora";
+        return config;
+      },
+      [](const LayerCase& layer,
+         const Weights& now,
+         const Weights& base,
+         const Parameters& p,
+         double scale) -> Weights {
+        const auto [Q, R] = torch::linalg_qr(rows(layer, base.weight));
+        const Tensor taken = Q.slice(1, 0, rank).mm(R.slice(0, 0, rank));
+        const Tensor change =
+            (product(p[0], p[1]) - taken) * (strength * scale);
+        return {now.weight + shaped(layer, change, now.weight), now.bias};
+      },
+      not_on_tables,
+      /*rounds_the_weight=*/true};
+}
+
 MethodCase ia3() {
   return {
       "ia3",
@@ -218,6 +254,8 @@ std::vector<MethodCase> method_cases() {
       lora_bias(),
       dora(),
       pissa(),
+      olora(),
+      mica(),
       ia3(),
       ia3_feedforward(),
       adalora()};

@@ -229,10 +229,12 @@ TEST_P(EmptyInjection, IsFilledWhenWeightsArrive) {
   model->forward(text_ids()).square().sum().backward();
   optimizer.step();
   EXPECT_FALSE(torch::allclose(model->forward(text_ids()), y, 1e-5, 1e-6));
-  EXPECT_TRUE(std::all_of(
-      model->named_parameters().begin(),
-      model->named_parameters().end(),
-      [](const auto& p) { return !p.value().is_meta(); }));
+  for (const auto& tensor : model->parameters()) {
+    EXPECT_FALSE(tensor.is_meta());
+  }
+  for (const auto& tensor : model->buffers()) {
+    EXPECT_FALSE(tensor.is_meta());
+  }
 }
 INSTANTIATE_TEST_SUITE_P(
     ByStart,
