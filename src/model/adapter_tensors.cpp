@@ -1,17 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/adapter_tensors.h"
 
-#include <map>
-#include <set>
-
-#include <ATen/core/grad_mode.h>
 #include <torch/nn/module.h>
 
 #include "base/text.h"
-#include "base/warning.h"
 #include "hosting/module_host.h"
-#include "hosting/replace_data.h"
-#include "model/make_target.h"
 
 namespace peft {
 namespace detail {
@@ -59,22 +52,8 @@ StateDict collect(const AdapterRecord& record, const TensorsOf& tensors_of) {
   return found;
 }
 
-// The names that files use, by the second names that they may use instead.
-std::map<std::string, std::string> second_names(const AdapterRecord& record) {
-  std::map<std::string, std::string> names;
-  for (const Target& target : record.targets) {
-    for (const ParameterSpec& spec : target.specs) {
-      if (!spec.other_name.empty()) {
-        names.emplace(
-            join_path(target.file_prefix, spec.other_name),
-            join_path(target.file_prefix, spec.file_name));
-      }
-    }
-  }
-  return names;
-}
+}  // namespace
 
-// Tensors that stand in files twice, by their second keys.
 StateDict second_tensors(const AdapterRecord& record) {
   StateDict found;
   for (const Target& target : record.targets) {
@@ -88,191 +67,6 @@ StateDict second_tensors(const AdapterRecord& record) {
   }
   return found;
 }
-
-// Whole base tables that PEFT saves beside the adapters of embeddings; they may
-// be absent, and are copied into the base.
-StateDict base_tables(const AdapterRecord& record) {
-  StateDict tables;
-  for (const Target& target : record.targets) {
-    const std::string key = target.file_prefix + ".base_layer.weight";
-    if (target.of_method() && !tables.contains(key)) {
-      tables.insert(key, target.base);
-    }
-  }
-  return tables;
-}
-
-// PEFT also writes the biases of saved modules under the names of its wrappers
-// (head.original_module.0.bias, head.modules_to_save.default.0.bias): nothing
-// new is said there when the plain name is one of `own`.
-bool is_second_name(const std::string& key, const StateDict& own) {
-  const auto rest_after = [&](std::size_t from) {
-    const auto dot = key.find('.', from);
-    return dot == std::string::npos ? "" : key.substr(dot + 1);
-  };
-  for (const std::string wrapper : {".original_module.", ".modules_to_save."}) {
-    for (auto at = key.find(wrapper); at != std::string::npos;
-         at = key.find(wrapper, at + 1)) {
-      const std::string front = key.substr(0, at + 1);
-      const std::size_t after = at + wrapper.size();
-      if (own.contains(front + key.substr(after)) ||
-          own.contains(front + rest_after(after))) {
-        return true;
-      }
-    }
-  }
-  return false;
-}
-
-std::string shape_text(const at::Tensor& tensor) {
-  return concat(tensor.sizes());
-}
-
-struct Copy {
-  at::Tensor to;
-  at::Tensor from;
-};
-
-class Loading {
- public:
-  Loading(const AdapterRecord& record, const StateDict& weights)
-      : record_(record),
-        own_(adapter_tensors(record)),
-        tables_(base_tables(record)),
-        second_(second_tensors(record)),
-        second_names_(second_names(record)) {
-    for (const auto& item : weights) {
-      take(item.key(), item.value());
-    }
-    for (const auto& item : own_) {
-      if (!seen_.contains(item.key())) {
-        report_.missing_keys.push_back(item.key());
-      }
-    }
-  }
-
-  const LoadReport& report() const { return report_; }
-  std::size_t size() const { return own_.size(); }
-
-  void copy() const {
-    const at::NoGradGuard no_grad;
-    for (const Copy& copy : copies_) {
-      at::Tensor to = copy.to;
-      if (to.is_meta()) {
-        fill(to, copy.from);
-      } else {
-        to.copy_(copy.from);
-      }
-    }
-    for (const Target& target : record_.targets) {
-      if (target.of_method()) {
-        fill_rest(target);
-      }
-    }
-  }
-
- private:
-  // A copy: the given tensor may be a map of a file that others write to.
-  void fill(const at::Tensor& empty, const at::Tensor& value) const {
-    for (const Target& target : record_.targets) {
-      for (const at::Tensor& tensor : target.attachment->parameters) {
-        if (tensor.is_same(empty)) {
-          replace_data(
-              empty,
-              value.to(
-                  target.base.device(),
-                  empty.scalar_type(),
-                  /*non_blocking=*/false,
-                  /*copy=*/true));
-          return;
-        }
-      }
-    }
-  }
-
-  void take(const std::string& file_key, const at::Tensor& value) {
-    std::string key = without_prefix(file_key);
-    if (const auto found = second_names_.find(key);
-        found != second_names_.end()) {
-      key = found->second;
-    }
-    const at::Tensor* own = own_.find(key);
-    if (!own) {
-      own = tables_.find(key);
-    }
-    if (own) {
-      plan_copy(file_key, *own, value, !seen_.insert(key).second);
-    } else if (!second_.contains(key) && !is_second_name(key, own_)) {
-      report_.unexpected_keys.push_back(file_key);
-    }
-  }
-
-  void plan_copy(
-      const std::string& key,
-      const at::Tensor& own,
-      const at::Tensor& value,
-      bool is_again) {
-    if (is_again) {
-      report_.mismatched.push_back(
-          concat(key, ": given twice, with and without ", file_prefix));
-    } else if (own.sizes() != value.sizes()) {
-      report_.mismatched.push_back(concat(
-          key,
-          ": given ",
-          shape_text(value),
-          ", the adapter has ",
-          shape_text(own)));
-    } else if (value.is_meta() || value.layout() != at::kStrided) {
-      report_.mismatched.push_back(
-          concat(key, ": given a tensor without dense memory (meta, sparse)"));
-    } else if (own.is_floating_point() && !value.is_floating_point()) {
-      report_.mismatched.push_back(concat(
-          key, ": given ", value.dtype(), ", the adapter has ", own.dtype()));
-    } else {
-      copies_.push_back({own, value});
-    }
-  }
-
-  const AdapterRecord& record_;
-  StateDict own_;
-  StateDict tables_;
-  StateDict second_;
-  std::map<std::string, std::string> second_names_;
-  LoadReport report_;
-  std::vector<Copy> copies_;
-  std::set<std::string> seen_;
-};
-
-void add_mismatches(const LoadReport& report, Mistakes& mistakes) {
-  for (const auto& text : report.mismatched) {
-    mistakes.add(text);
-  }
-}
-
-void add_missing_and_unexpected(
-    const LoadReport& report,
-    std::size_t own,
-    std::size_t given,
-    Mistakes& mistakes) {
-  if (!report.missing_keys.empty()) {
-    mistakes.add(concat(
-        report.missing_keys.size(),
-        " of ",
-        own,
-        " tensors of the adapter are missing: ",
-        list_names(report.missing_keys)));
-  }
-  if (!report.unexpected_keys.empty()) {
-    mistakes.add(concat(
-        report.unexpected_keys.size(),
-        " of ",
-        given,
-        " tensors given fit nowhere in this model: ",
-        list_names(report.unexpected_keys)));
-  }
-}
-
-}  // namespace
 
 std::string without_prefix(const std::string& key) {
   return key.starts_with(file_prefix) ? key.substr(file_prefix.size()) : key;
@@ -311,48 +105,6 @@ StoredShapes stored_shapes(
     }
   }
   return shapes;
-}
-
-LoadReport load_tensors(
-    const AdapterRecord& record,
-    const StateDict& weights,
-    bool ignore_mismatched_sizes) {
-  const Loading loading(record, weights);
-  if (!ignore_mismatched_sizes) {
-    Mistakes mistakes(
-        ErrorKind::shape,
-        concat(
-            "cannot load the state dict into adapter '",
-            record.name,
-            "' (was it trained with another rank or model?)"));
-    add_mismatches(loading.report(), mistakes);
-    mistakes.raise_if_any();
-  }
-  loading.copy();
-  return loading.report();
-}
-
-void load_all(
-    const AdapterRecord& record,
-    const StateDict& weights,
-    bool partial) {
-  const Loading loading(record, weights);
-  Mistakes mistakes(
-      ErrorKind::shape,
-      concat("the weights do not fit adapter '", record.name, "'"));
-  add_mismatches(loading.report(), mistakes);
-  if (partial) {
-    mistakes.raise_if_any();
-  }
-  add_missing_and_unexpected(
-      loading.report(), loading.size(), weights.size(), mistakes);
-  if (!partial) {
-    mistakes.raise_if_any();
-  }
-  if (mistakes.any()) {
-    warn(mistakes.text());
-  }
-  loading.copy();
 }
 
 }  // namespace detail

@@ -17,6 +17,10 @@ std::string without_prefix(const std::string& key);
 /// The live tensors of `record` by PEFT's keys, in the model's order.
 StateDict adapter_tensors(const AdapterRecord& record);
 
+/// Those that stand in files twice, by their second keys: of weights that are
+/// tied to another's.
+StateDict second_tensors(const AdapterRecord& record);
+
 /// As files hold them: only the ranks that AdaLoRA has left, for example.
 /// `as_plain_lora`: by MethodEntry::plain, which must be there.
 StateDict written_tensors(

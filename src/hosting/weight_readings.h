@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// A tensor that an operator reads, as a weight whose adapters can run on their
+// factors inside that operator; nothing when they cannot.
+#pragma once
+
+#include <optional>
+
+#include "hosting/adapted_weight.h"
+
+namespace peft::detail {
+
+/// A linear map: [outputs, inputs], or [inputs, outputs] when inputs_first.
+std::optional<CheapReading> as_linear_map(
+    const at::Tensor& tensor,
+    bool inputs_first);
+
+/// A whole stack of them, [count, inputs, outputs].
+std::optional<CheapReading> as_stack(const at::Tensor& tensor);
+
+/// An untouched weight of the layout `form`.
+std::optional<CheapReading> as_whole(
+    const at::Tensor& tensor,
+    WeightLayout::Form form);
+
+}  // namespace peft::detail
