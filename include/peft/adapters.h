@@ -119,7 +119,7 @@ struct InjectOptions {
   const StateDict* state_dict = nullptr;
   /// True: the adapter's own tensors have no memory (meta device) until
   /// set_peft_model_state_dict gives them values; the tensor objects stay the
-  /// same. A forward with it before that is an Error (state).
+  /// same. Forward before that: Error (state). Not beside init_data.
   bool low_cpu_mem_usage = false;
   /// What a pass over data found for init_lora_weights = "corda", "eva" or
   /// "lora_ga": see peft/lora_init_data.h.

@@ -42,7 +42,11 @@ void warn_of_what_peft_lacks(const detail::AdapterRecord& adapter) {
   const auto loads = detail::method_entry(*adapter.config).loads_in_peft;
   std::vector<std::string> layers;
   for (const detail::Target& target : adapter.targets) {
-    if (target.of_method() && !loads(*adapter.config, target.layer_type)) {
+    const bool is_separate_projection =
+        target.layer_type == "MultiheadAttention" && !target.holders.empty();
+    if (target.of_method() &&
+        (is_separate_projection ||
+         !loads(*adapter.config, target.layer_type))) {
       layers.push_back(
           detail::concat(target.layer_path, " (", target.layer_type, ")"));
     }
@@ -62,9 +66,10 @@ void warn_of_what_peft_lacks(const detail::AdapterRecord& adapter) {
   }
 }
 
-void check_can_be_plain(
+void check_can_be_saved(
     const detail::AdapterRecord& adapter,
     const SaveOptions& options) {
+  detail::check_filled(adapter, "save");
   if (options.as_plain_lora &&
       !detail::method_entry(*adapter.config).make_plain) {
     throw Error(
@@ -126,7 +131,7 @@ void save_pretrained(
     return adapter.name == "default" ? directory : directory / adapter.name;
   };
   for (const auto& adapter : state->adapters) {
-    check_can_be_plain(*adapter, options);
+    check_can_be_saved(*adapter, options);
   }
   // Folders first: a name that no folder can have is met before any file.
   for (const auto& adapter : state->adapters) {
@@ -145,7 +150,7 @@ void save_adapter(
   const detail::ModuleHost host(model);
   const auto state = detail::get_state(host);
   const auto& adapter = state->get(adapter_name, "save_adapter");
-  check_can_be_plain(adapter, options);
+  check_can_be_saved(adapter, options);
   make_directory(directory);
   save_record(adapter, host, directory, options);
 }

@@ -52,7 +52,8 @@ class LookupOperator {
       const {
     const Tensor tokens = rows.index[0];
     const std::int64_t last = tokens.size(0) - 1;
-    const Tensor near = at::searchsorted(tokens, i).clamp_max(last);
+    const Tensor near =
+        at::searchsorted(tokens, i.contiguous()).clamp_max(last);
     const Tensor is_row = tokens.index({near}).eq(i);
     // All others look up a row of zeros behind the last, so that gradients by
     // frequency count the rows alone.

@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "config/lora_variants.h"
 #include "methods/covariance_factors.h"
+#include "methods/finite.h"
 #include "methods/gradient_factors.h"
 #include "methods/low_rank_factors.h"
 
@@ -80,6 +81,7 @@ FactorPair DataStart::factors(
     std::int64_t r,
     double strength) const {
   const at::Tensor data = on.init_data.to(on.base.device(), at::kFloat);
+  check_finite(data, "init_data holds values that are not finite");
   const at::Tensor weight =
       as_matrix(on.base.detach(), on.layout).to(at::kFloat);
   if (scheme_ == "corda") {

@@ -52,6 +52,23 @@ StateDict collect(const AdapterRecord& record, const TensorsOf& tensors_of) {
   return found;
 }
 
+// "fc.lora_A.default.weight", as in a whole model's state dict, is
+// "lora_A.weight" in files: `rest` is what follows the layer.
+std::string file_name_of(const std::string& rest) {
+  std::vector<std::string> parts;
+  std::size_t from = 0;
+  for (auto dot = rest.find('.'); dot != std::string::npos;
+       from = dot + 1, dot = rest.find('.', from)) {
+    parts.push_back(rest.substr(from, dot - from));
+  }
+  const std::string last = rest.substr(from);
+  if (parts.empty()) {
+    return last;
+  }
+  const bool is_leaf = last == "weight" || last == "bias";
+  return is_leaf ? concat(parts.front(), ".", last) : parts.front();
+}
+
 }  // namespace
 
 StateDict second_tensors(const AdapterRecord& record) {
@@ -66,6 +83,33 @@ StateDict second_tensors(const AdapterRecord& record) {
     }
   }
   return found;
+}
+
+std::string without_adapter_name(
+    const std::string& key,
+    const std::string& key_prefix) {
+  const auto at = key.rfind("." + key_prefix);
+  return at == std::string::npos
+      ? key
+      : key.substr(0, at + 1) + file_name_of(key.substr(at + 1));
+}
+
+void check_filled(const AdapterRecord& record, const char* asking) {
+  for (const Target& target : record.targets) {
+    for (const at::Tensor& tensor : target.attachment->parameters) {
+      if (tensor.is_meta()) {
+        throw Error(
+            ErrorKind::state,
+            concat(
+                "[",
+                asking,
+                "] adapter '",
+                record.name,
+                "' was injected empty (low_cpu_mem_usage) and has no weights "
+                "yet; load them with set_peft_model_state_dict first"));
+      }
+    }
+  }
 }
 
 std::string without_prefix(const std::string& key) {

@@ -17,6 +17,16 @@ std::string without_prefix(const std::string& key);
 /// The live tensors of `record` by PEFT's keys, in the model's order.
 StateDict adapter_tensors(const AdapterRecord& record);
 
+/// Throws Error (state) when the adapter was injected empty and has not been
+/// given weights.
+void check_filled(const AdapterRecord& record, const char* asking);
+
+/// A file's key without the name of an adapter, which keys of a whole model's
+/// state dict carry: "fc.lora_A.default.weight". `key_prefix`: "lora_".
+std::string without_adapter_name(
+    const std::string& key,
+    const std::string& key_prefix);
+
 /// Those that stand in files twice, by their second keys: of weights that are
 /// tied to another's.
 StateDict second_tensors(const AdapterRecord& record);

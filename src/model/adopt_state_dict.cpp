@@ -18,23 +18,6 @@ namespace {
 
 constexpr std::string_view alpha_ending = ".alpha";
 
-// "fc.lora_A.default.weight", as in a whole model's state dict, is
-// "lora_A.weight" in files: `rest` is what follows the layer.
-std::string file_name_of(const std::string& rest) {
-  std::vector<std::string> parts;
-  std::size_t from = 0;
-  for (auto dot = rest.find('.'); dot != std::string::npos;
-       from = dot + 1, dot = rest.find('.', from)) {
-    parts.push_back(rest.substr(from, dot - from));
-  }
-  const std::string last = rest.substr(from);
-  if (parts.empty()) {
-    return last;
-  }
-  const bool is_leaf = last == "weight" || last == "bias";
-  return is_leaf ? concat(parts.front(), ".", last) : parts.front();
-}
-
 std::string without_wrappers(std::string path) {
   constexpr std::string_view wrapper = ".base_layer";
   for (auto at = path.find(wrapper); at != std::string::npos;
@@ -47,7 +30,9 @@ std::string without_wrappers(std::string path) {
 class Adoption {
  public:
   Adoption(const MethodEntry& entry, const Host& host)
-      : marker_(concat(".", entry.key_prefix)), layers_(host.layers()) {}
+      : prefix_(entry.key_prefix),
+        marker_(concat(".", entry.key_prefix)),
+        layers_(host.layers()) {}
 
   void take(const std::string& key, const at::Tensor& value) {
     const auto at = key.rfind(marker_);
@@ -56,7 +41,8 @@ class Adoption {
           value.item<double>();
     } else if (at != std::string::npos) {
       found_[place_of(key.substr(0, at))].shapes.emplace_back(
-          file_name_of(key.substr(at + 1)), value.sizes().vec());
+          without_adapter_name(key, prefix_).substr(at + 1),
+          value.sizes().vec());
     }
   }
 
@@ -130,6 +116,7 @@ class Adoption {
     return 1;
   }
 
+  std::string prefix_;
   std::string marker_;
   std::vector<HostedLayer> layers_;
   std::map<std::string, StoredLayer> found_;

@@ -189,6 +189,9 @@ void copy_adapters(
   std::shared_ptr<ModelState> state;
   std::map<AdapterId, AdapterId> new_ids;
   for (const auto& adapter : from.adapters) {
+    check_filled(*adapter, "clone");
+  }
+  for (const auto& adapter : from.adapters) {
     const StateDict weights = adapter_tensors(*adapter);
     state = carry_out(
                 replanner.plan(*adapter), to_host, state, {.weights = &weights})

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/data_pass.h"
 
+#include <ATen/core/grad_mode.h>
 #include <torch/nn/module.h>
 
 #include "base/text.h"
@@ -19,8 +20,8 @@ void set_enabled(const ModelState& state, bool enabled) {
 }
 
 // A name for the plan that the model's adapters do not have.
-std::string free_name(const ModelState* state) {
-  std::string name = "data_pass";
+std::string free_name(const ModelState* state, const char* asking) {
+  std::string name = asking;
   while (state && state->find(name)) {
     name += "_";
   }
@@ -28,6 +29,14 @@ std::string free_name(const ModelState* state) {
 }
 
 }  // namespace
+
+void check_callback(bool given, const char* asking) {
+  if (!given) {
+    throw Error(
+        ErrorKind::config,
+        concat("[", asking, "] no function was given to run the model with"));
+  }
+}
 
 bool starts_from_data(const WeightLayout& layout) {
   return layout.form == WeightLayout::Form::matrix && !layout.without_operator;
@@ -50,7 +59,7 @@ std::vector<PassLayer> pass_layers(
   }
   const auto state = find_state(host);
   const InjectionPlan plan =
-      plan_injection(config, host, state.get(), free_name(state.get()));
+      plan_injection(config, host, state.get(), free_name(state.get(), asking));
   std::vector<PassLayer> layers;
   for (const PlannedTarget& planned : plan.targets) {
     const Target& target = planned.target;
@@ -79,6 +88,10 @@ PassMode::PassMode(torch::nn::Module& model, const Host& host, bool training)
   for (const auto& module : model.modules(/*include_self=*/false)) {
     modes_.emplace_back(module, module->is_training());
   }
+  const at::NoGradGuard no_grad;
+  for (const auto& buffer : model.buffers()) {
+    buffers_.emplace_back(buffer, training ? buffer.clone() : at::Tensor());
+  }
   if (state_) {
     enabled_ = state_->activation->load()->enabled;
     set_enabled(*state_, false);
@@ -93,6 +106,12 @@ PassMode::~PassMode() {
   model_.train(root_mode_);
   for (const auto& [module, mode] : modes_) {
     module->train(mode);
+  }
+  const at::NoGradGuard no_grad;
+  for (auto& [buffer, before] : buffers_) {
+    if (before.defined()) {
+      buffer.copy_(before);
+    }
   }
   if (state_) {
     set_enabled(*state_, enabled_);

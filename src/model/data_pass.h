@@ -21,6 +21,9 @@ struct PassLayer {
   std::int64_t rank;
 };
 
+/// Throws Error (config) unless `given`.
+void check_callback(bool given, const char* asking);
+
 /// Whether LoRA starts from data on a weight of this layout: linear layers.
 bool starts_from_data(const WeightLayout& layout);
 
@@ -33,7 +36,7 @@ std::vector<PassLayer> pass_layers(
     const char* asking);
 
 /// While it lives, the model is in training or eval mode and its adapters are
-/// off. Afterwards all is as it was, each module's mode too.
+/// off. Afterwards all is as it was, each module's mode and buffers too.
 class PassMode {
  public:
   PassMode(torch::nn::Module& model, const Host& host, bool training);
@@ -45,6 +48,8 @@ class PassMode {
   torch::nn::Module& model_;
   std::vector<std::pair<std::shared_ptr<torch::nn::Module>, bool>> modes_;
   bool root_mode_;
+  // Running statistics, which training moves.
+  std::vector<std::pair<at::Tensor, at::Tensor>> buffers_;
   std::shared_ptr<ModelState> state_;
   bool enabled_ = true;
 };

@@ -55,6 +55,16 @@ void check_init_data(
   const MethodEntry& entry = method_entry(*plan.config);
   const char* pass = entry.data_pass ? entry.data_pass(*plan.config) : nullptr;
   if (!pass) {
+    if (options.init_data) {
+      throw Error(
+          ErrorKind::config,
+          concat(
+              "cannot inject adapter '",
+              plan.name,
+              "': init_data is given, and its config does not start from data; "
+              "set init_lora_weights to 'corda', 'eva' or 'lora_ga', or leave "
+              "it out"));
+    }
     return;
   }
   Mistakes mistakes(

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A state dict's values into an adapter's tensors.
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -112,6 +113,13 @@ class Loading {
   }
 
  private:
+  bool is_alpha(const std::string& key) const {
+    return std::any_of(
+        record_.targets.begin(), record_.targets.end(), [&](const auto& t) {
+          return key == t.file_prefix + ".alpha";
+        });
+  }
+
   // A copy: the given tensor may be a map of a file that others write to.
   void fill(const at::Tensor& empty, const at::Tensor& value) const {
     for (const Target& target : record_.targets) {
@@ -137,6 +145,16 @@ class Loading {
       key = found->second;
     }
     const at::Tensor* own = own_.find(key);
+    if (!own && record_.config) {
+      const auto plain =
+          without_adapter_name(key, method_entry(*record_.config).key_prefix);
+      if ((own = own_.find(plain))) {
+        key = plain;
+      }
+    }
+    if (!own && is_alpha(key)) {
+      return;  // what injection from a state dict reads
+    }
     if (!own) {
       own = tables_.find(key);
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The weights that target_modules and target_parameters choose: where their
 // adapters live, in the module tree and in files.
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
@@ -9,8 +10,10 @@
 
 #include "base/text.h"
 #include "matching/name_pattern.h"
+#include "model/adopt_state_dict.h"
 #include "model/layer_names.h"
 #include "model/plan_parts.h"
+#include "peft/lora_config.h"
 
 namespace peft::detail {
 namespace {
@@ -48,7 +51,48 @@ class WeightPlanner {
         kept.push_back(choice);
       }
     }
+    const bool moved = !std::equal(
+        chosen.begin(),
+        chosen.end(),
+        kept.begin(),
+        kept.end(),
+        [](const ChosenWeight& a, const ChosenWeight& b) {
+          return a.weight.layer == b.weight.layer;
+        });
     chosen = std::move(kept);
+    if (moved) {
+      name_layers(chosen);
+    }
+  }
+
+  // The config says which layers have adapters, for whoever loads the file.
+  void name_layers(const std::vector<ChosenWeight>& chosen) {
+    std::vector<std::string> paths;
+    for (const ChosenWeight& choice : chosen) {
+      if (!choice.as_parameter) {
+        paths.push_back(planning_.layers[choice.weight.layer].path);
+      }
+    }
+    planning_.plan.config->target_modules =
+        exact_choice(paths, planning_.layers);
+  }
+
+  // The layer's products see positions first, or the batch, as it was made.
+  void check_positions(
+      const ChosenWeight& choice,
+      const HostedLayer& layer,
+      const std::string& where) {
+    const auto* lora = dynamic_cast<const LoraConfig*>(&planning_.config);
+    const bool is_attention = layer.type == "MultiheadAttention" ||
+        choice.through != static_cast<std::size_t>(-1);
+    if (lora && lora->alora_invocation_tokens && is_attention) {
+      planning_.mistakes.add(
+          ErrorKind::unsupported,
+          concat(
+              where,
+              ": alora_invocation_tokens need a linear layer; a "
+              "MultiheadAttention does not tell where its positions are"));
+    }
   }
 
   TensorChoice table_of(const TensorChoice& weight) const {
@@ -140,6 +184,7 @@ class WeightPlanner {
     auto method =
         method_entry(planning_.config).make(planning_.config, target.name());
     method->check(*tensor.layout, where, planning_.mistakes);
+    check_positions(choice, layer, where);
     if (!is_adaptable_dtype(tensor.base.scalar_type())) {
       planning_.mistakes.add(
           ErrorKind::unsupported,

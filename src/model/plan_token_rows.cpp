@@ -146,6 +146,46 @@ void plan_rows(
        std::move(method)});
 }
 
+// Whether a layer chosen before has the same weight and rows: then it acts here
+// as well. With other rows ensure_weight_tying cannot be.
+bool is_covered(
+    Planning& planning,
+    const std::vector<std::pair<std::size_t, std::vector<std::int64_t>>>&
+        before,
+    std::size_t layer,
+    const std::vector<std::int64_t>& tokens) {
+  const auto weight_of = [&](std::size_t i) {
+    for (const HostedTensor& tensor : planning.layers[i].tensors) {
+      if (tensor.name == "weight") {
+        return tensor.base;
+      }
+    }
+    return at::Tensor();
+  };
+  const at::Tensor weight = weight_of(layer);
+  for (const auto& [i, rows] : before) {
+    if (i == layer || !weight.defined() || !weight_of(i).is_same(weight)) {
+      continue;
+    }
+    if (rows == tokens) {
+      return true;
+    }
+    if (planning.rules.ensure_weight_tying) {
+      planning.mistakes.add(
+          ErrorKind::config,
+          concat(
+              field,
+              ": '",
+              planning.layers[i].path,
+              "' and '",
+              planning.layers[layer].path,
+              "' share their weight and are given different rows; give both "
+              "the same, or set ensure_weight_tying = false"));
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
 void plan_token_rows(Planning& planning) {
@@ -158,6 +198,7 @@ void plan_token_rows(Planning& planning) {
   if (!choice.is_by_layer()) {
     return;
   }
+  std::vector<std::pair<std::size_t, std::vector<std::int64_t>>> chosen;
   for (const auto& [name, tokens] : choice.by_layer()) {
     const auto called = layers_called(planning.layers, name);
     if (called.empty()) {
@@ -166,8 +207,13 @@ void plan_token_rows(Planning& planning) {
           concat(field, ": the model has no layer '", name, "'"));
     }
     for (const std::size_t i : called) {
-      plan_rows(planning, planning.layers[i], tokens);
+      if (!is_covered(planning, chosen, i, tokens)) {
+        chosen.emplace_back(i, tokens);
+      }
     }
+  }
+  for (const auto& [i, tokens] : chosen) {
+    plan_rows(planning, planning.layers[i], tokens);
   }
 }
 

@@ -55,6 +55,7 @@ StateDict preprocess_corda(
     const std::function<void()>& run_model) {
   const CordaConfig corda = config.corda_config.value_or(CordaConfig{});
   check_files(corda);
+  detail::check_callback(static_cast<bool>(run_model), asking);
   const detail::ModuleHost host(model);
   const auto layers = detail::pass_layers(config, host, "corda", asking);
   const auto dtype = corda.use_float16_for_covariance ? at::kHalf : at::kFloat;

@@ -56,6 +56,7 @@ StateDict preprocess_eva(
     torch::nn::Module& model,
     const std::function<void(std::int64_t batch)>& run_batch,
     const EvaOptions& options) {
+  detail::check_callback(static_cast<bool>(run_batch), asking);
   const detail::ModuleHost host(model);
   const auto layers = detail::pass_layers(config, host, "eva", asking);
   detail::EvaRanks ranks = make_ranks(config, layers);

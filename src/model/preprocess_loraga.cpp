@@ -2,6 +2,7 @@
 // LoRA-GA's pass over data: the mean gradient of each layer's weight.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/isfinite.h>
 
 #include "base/text.h"
 #include "model/data_pass.h"
@@ -83,10 +84,12 @@ StateDict preprocess_loraga(
             "] config.lora_ga_config is not set; set it, to "
             "peft::LoraGAConfig{} for PEFT's defaults"));
   }
+  detail::check_callback(static_cast<bool>(train_step), asking);
   const detail::ModuleHost host(model);
   const auto layers = detail::pass_layers(config, host, "lora_ga", asking);
   StateDict data;
   std::vector<std::string> unseen;
+  std::vector<std::string> broken;
   const detail::PassMode mode(model, host, /*training=*/true);
   const Gradients gradients(host, layers);
   {
@@ -95,13 +98,16 @@ StateDict preprocess_loraga(
   }
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const at::Tensor gradient = gradients.mean(i);
-    if (gradient.defined()) {
-      data.insert(layers[i].path, gradient);
-    } else {
+    if (!gradient.defined()) {
       unseen.push_back(layers[i].path);
+    } else if (!at::isfinite(gradient).all().item<bool>()) {
+      broken.push_back(layers[i].path);
+    } else {
+      data.insert(layers[i].path, gradient);
     }
   }
   detail::check_all_seen(unseen, asking, "got no gradient");
+  detail::check_all_seen(broken, asking, "got a gradient that is not finite");
   return data;
 }
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What an adapter does between the steps of training: AdaLoRA's ranks.
+#include <ATen/core/grad_mode.h>
+
 #include "base/text.h"
+#include "model/adapter_tensors.h"
 #include "model/model_state.h"
 #include "peft/adapters.h"
 
@@ -26,7 +29,31 @@ detail::Schedule& schedule_of(
             " adapter; only a trainable ADALORA adapter has ranks to share "
             "out"));
   }
+  detail::check_filled(record, asking);
   return *record.schedule;
+}
+
+// What the adapter trains beside its ranks: saved modules, rows of tokens,
+// biases. By the keys of files.
+StateDict trained_beside(const detail::AdapterRecord& record) {
+  StateDict found;
+  for (const detail::Target& target : record.targets) {
+    if (target.role == detail::Role::adapter || target.tied_to) {
+      continue;
+    }
+    for (std::size_t i = 0; i < target.specs.size(); ++i) {
+      const std::string& name = target.specs[i].file_name;
+      if (!name.empty()) {
+        found.insert(
+            detail::join_path(target.file_prefix, name),
+            target.attachment->parameters[i]);
+      }
+    }
+  }
+  for (const auto& trained : record.biases) {
+    found.insert(trained.file_key, trained.bias);
+  }
+  return found;
 }
 
 }  // namespace
@@ -49,6 +76,10 @@ StateDict Adapters::training_state(const std::string& adapter_name) const {
        schedule_of(*state_, adapter_name, "training_state").state()) {
     state.insert(name, std::move(tensor));
   }
+  for (const auto& item :
+       trained_beside(state_->get(adapter_name, "training_state"))) {
+    state.insert(item.key(), item.value().detach().clone());
+  }
   return state;
 }
 
@@ -56,10 +87,33 @@ void Adapters::load_training_state(
     const StateDict& state,
     const std::string& adapter_name) {
   detail::NamedTensors tensors;
-  for (const auto& item : state) {
-    tensors.emplace_back(item.key(), item.value());
+  detail::Schedule& schedule =
+      schedule_of(*state_, adapter_name, "load_training_state");
+  const StateDict beside =
+      trained_beside(state_->get(adapter_name, "load_training_state"));
+  for (const auto& item : beside) {
+    const at::Tensor* given = state.find(item.key());
+    if (!given || given->sizes() != item.value().sizes()) {
+      throw Error(
+          ErrorKind::shape,
+          detail::concat(
+              "[load_training_state] '",
+              item.key(),
+              given ? "' has another shape" : "' is missing",
+              "; the state is not one of an adapter with this config"));
+    }
   }
-  schedule_of(*state_, adapter_name, "load_training_state").load(tensors);
+  for (const auto& item : state) {
+    if (!beside.contains(item.key())) {
+      tensors.emplace_back(item.key(), item.value());
+    }
+  }
+  schedule.load(tensors);
+  const at::NoGradGuard no_grad;
+  for (const auto& item : beside) {
+    at::Tensor to = item.value();
+    to.copy_(state[item.key()]);
+  }
 }
 
 }  // namespace peft

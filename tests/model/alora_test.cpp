@@ -126,6 +126,15 @@ TEST_F(Alora, SaysWhatItCannotDo) {
   EXPECT_THAT(
       message_of([&] { peft::inject_adapter_in_model(alora(), *table); }),
       HasSubstr("need a linear layer"));
+  struct Attention : nn::Module {
+    Attention() {
+      register_module(
+          "layer", nn::MultiheadAttention(nn::MultiheadAttentionOptions(4, 2)));
+    }
+  } attention;
+  EXPECT_THAT(
+      message_of([&] { peft::inject_adapter_in_model(alora(), attention); }),
+      HasSubstr("a MultiheadAttention does not tell"));
   auto dora = alora();
   dora.use_dora = true;
   EXPECT_THAT(

@@ -214,6 +214,24 @@ TEST_F(DataStart, EvaSaysWhenItDoesNotSettle) {
       HasSubstr("still move after 1 batches"));
 }
 
+TEST_F(DataStart, TrainingPassesLeaveStatisticsAndRefuseWhatIsNotFinite) {
+  torch::nn::Sequential model;
+  model->push_back("up", torch::nn::Linear(6, 5));
+  model->push_back("norm", torch::nn::BatchNorm1d(5));
+  model->push_back("down", torch::nn::Linear(5, 6));
+  const auto before = model->buffers()[0].clone();
+  const auto pass = [&](double factor) {
+    return peft::preprocess_loraga(start("lora_ga"), *model, [&] {
+      (model->forward(torch::randn({4, 6})).sum() * factor).backward();
+    });
+  };
+  pass(1);
+  EXPECT_TRUE(torch::equal(model->buffers()[0], before));
+  EXPECT_EQ(model->buffers()[2].item<std::int64_t>(), 0);
+  EXPECT_THAT(
+      message_of([&] { pass(std::nan("")); }), HasSubstr("is not finite"));
+}
+
 TEST_F(DataStart, PassesLeaveTheModelAsItWasAfterAnError) {
   auto other = start("gaussian");
   auto adapters = peft::inject_adapter_in_model(other, *model_, "other");
@@ -232,6 +250,9 @@ TEST_F(DataStart, PassesLeaveTheModelAsItWasAfterAnError) {
       message_of(
           [&] { peft::preprocess_corda(start("corda"), *model_, [] {}); }),
       HasSubstr("saw no input"));
+  EXPECT_THAT(
+      message_of([&] { peft::preprocess_corda(start("corda"), *model_, {}); }),
+      HasSubstr("no function was given"));
   EXPECT_THAT(
       message_of([&] {
         peft::preprocess_corda(start("eva"), *model_, [&] { run_all(); });

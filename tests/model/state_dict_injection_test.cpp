@@ -89,6 +89,9 @@ TEST(StateDictInjection, TakesKeysWithPrefixAndAdapterName) {
   EXPECT_THAT(
       adapters.report().adapted(),
       UnorderedElementsAreArray(layers_of_some_lora));
+  const auto report = peft::set_peft_model_state_dict(*model, weights);
+  EXPECT_TRUE(report.missing_keys.empty());
+  EXPECT_TRUE(report.unexpected_keys.empty());
 }
 
 TEST(StateDictInjection, TakesAlphasWhereTheyAreKnown) {
@@ -103,6 +106,8 @@ TEST(StateDictInjection, TakesAlphasWhereTheyAreKnown) {
   EXPECT_EQ(scaling["blocks.0.up"], 4);
   EXPECT_EQ(scaling["blocks.1.down"], 3);
   EXPECT_EQ(scaling["embedding"], 1.5);
+  EXPECT_TRUE(
+      peft::set_peft_model_state_dict(*model, weights).unexpected_keys.empty());
 }
 
 TEST(StateDictInjection, ReadsDoraAndBiases) {
@@ -240,6 +245,19 @@ INSTANTIATE_TEST_SUITE_P(
     ByStart,
     EmptyInjection,
     testing::Values("gaussian", "olora", "pissa"));
+
+TEST(EmptyInjection, IsNotSavedOrCopied) {
+  const TempFolder folder;
+  TextModel model;
+  peft::inject_adapter_in_model(
+      some_lora(), *model, "empty", {.low_cpu_mem_usage = true});
+  for (const auto& call : std::vector<std::function<void()>>{
+           [&] { peft::save_pretrained(*model, folder.path() / "saved"); },
+           [&] { peft::clone(model); }}) {
+    EXPECT_THAT(message_of(call), HasSubstr("'empty' was injected empty"));
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder.path() / "saved"));
+}
 
 TEST(EmptyInjection, StaysEmptyWhereWeightsAreMissing) {
   auto weights = tensors_of(some_lora());

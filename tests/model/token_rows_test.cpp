@@ -91,6 +91,26 @@ TEST(TokenRows, GoThroughFilesAndClones) {
   EXPECT_TRUE(torch::equal(model->forward(some_ids), y));
 }
 
+TEST(TokenRows, AndSavedModulesAreInTheStateOfTraining) {
+  peft::AdaLoraConfig config;
+  config.init_r = 3;
+  config.target_r = 2;
+  config.total_step = 10;
+  config.target_modules = {"body"};
+  config.trainable_token_indices = {1, 3};
+  TiedModel model;
+  auto adapters = peft::inject_adapter_in_model(config, *model);
+  randomise(adapters.trainable_parameters());
+  TiedModel again;
+  peft::copy_into(*model, *again);
+  const auto state = adapters.training_state();
+  const auto y = again->forward(some_ids);
+  auto copy = peft::adapters_of(*again);
+  randomise(copy.trainable_parameters());
+  copy.load_training_state(state);
+  EXPECT_TRUE(torch::equal(again->forward(some_ids), y));
+}
+
 TEST(TokenRows, MoveWithTheModel) {
   TiedModel model;
   auto adapters = peft::inject_adapter_in_model(rows_config({1, 3}), *model);
@@ -175,6 +195,11 @@ TEST(TokenRows, SayWhatIsWrongWithThem) {
   EXPECT_THAT(
       message_of([&] { peft::inject_adapter_in_model(config, *model); }),
       HasSubstr("chosen by trainable_token_indices and by modules_to_save"));
+  config = rows_config({{"embed_tokens", {1, 2}}, {"lm_head", {1, 3}}});
+  config.ensure_weight_tying = true;
+  EXPECT_THAT(
+      message_of([&] { peft::inject_adapter_in_model(config, *model); }),
+      HasSubstr("share their weight and are given different rows"));
   EXPECT_THAT(
       message_of([&] {
         nn::Sequential two(nn::Embedding(3, 2), nn::Embedding(3, 2));

@@ -82,6 +82,15 @@ INSTANTIATE_TEST_SUITE_P(
     WeightTying,
     testing::Values("embed_tokens", "lm_head"));
 
+TEST(WeightTying, TheConfigNamesTheTable) {
+  TiedModel model;
+  auto adapters =
+      peft::inject_adapter_in_model(tying({"lm_head", "body"}), *model);
+  EXPECT_THAT(
+      adapters.config().target_modules.names(),
+      UnorderedElementsAre("embed_tokens", "body"));
+}
+
 TEST(WeightTying, GoesThroughFiles) {
   const TempFolder folder;
   TiedModel model;
