@@ -43,6 +43,8 @@ class Adoption {
       found_[place_of(key.substr(0, at))].shapes.emplace_back(
           without_adapter_name(key, prefix_).substr(at + 1),
           value.sizes().vec());
+    } else {
+      others_.push_back(key);
     }
   }
 
@@ -74,6 +76,8 @@ class Adoption {
     return stored;
   }
 
+  /// Keys of nothing that a method's adapter has.
+  const std::vector<std::string>& others() const { return others_; }
   const std::vector<HostedLayer>& model() const { return layers_; }
 
  private:
@@ -120,7 +124,24 @@ class Adoption {
   std::string marker_;
   std::vector<HostedLayer> layers_;
   std::map<std::string, StoredLayer> found_;
+  std::vector<std::string> others_;
 };
+
+// Rows of tokens, saved modules and biases stand in the state dict without
+// what a config says of them.
+void warn_of_others(
+    const AdapterConfig& config,
+    const std::vector<std::string>& others) {
+  const TargetRules rules = config.target_rules();
+  if (!others.empty() && rules.trainable_token_indices.is_none() &&
+      config.modules_to_save.empty() && rules.bias == "none") {
+    warn(concat(
+        "state_dict also has ",
+        list_names(others),
+        ", which no adapter layer has; they are left out unless the config "
+        "says trainable_token_indices, modules_to_save or bias"));
+  }
+}
 
 std::string escaped(const std::string& path) {
   return exact_path_key(path).substr(1);  // without the "^" of pattern keys
@@ -207,6 +228,7 @@ std::unique_ptr<AdapterConfig> adopt_state_dict(
     paths.push_back(layer.path);
   }
   warn_of_difference(config, adoption.model(), paths);
+  warn_of_others(config, adoption.others());
   auto adopted = config.clone();
   adopted->target_modules = exact_choice(paths, adoption.model());
   adopted->exclude_modules = {};

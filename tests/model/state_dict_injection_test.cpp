@@ -185,6 +185,8 @@ TEST(StateDictInjection, SaysWhatIsWrong) {
       HasSubstr("such as 'encoder.q.lora_A.weight'"));
   weights = tensors_of(some_lora());
   weights.insert("blocks.9.up.lora_A.weight", torch::zeros({3, 6}));
+  weights.insert(
+      "embedding.token_adapter.trainable_tokens_delta", torch::zeros({1, 6}));
   peft::LoraConfig config;
   config.target_modules = {"head"};
   const CollectWarnings warnings;
@@ -192,6 +194,7 @@ TEST(StateDictInjection, SaysWhatIsWrong) {
       config, *model, "default", {.state_dict = &weights});
   EXPECT_THAT(warnings.all(), HasSubstr("tensors for 'blocks.9.up'"));
   EXPECT_THAT(warnings.all(), HasSubstr("target_modules chooses 'head'"));
+  EXPECT_THAT(warnings.all(), HasSubstr("trainable_tokens_delta'"));
 }
 
 class EmptyInjection : public testing::TestWithParam<const char*> {};
