@@ -111,8 +111,7 @@ FactorPair covariance_factors(
       "CorDA makes factors that are NaN or infinite, with strength ",
       strength,
       "; look at lora_alpha, which must be positive, and at the weight");
-  check_finite(pair.A, found);
-  check_finite(pair.B, found);
+  check_finite(pair, found);
   return pair;
 }
 

@@ -142,8 +142,7 @@ FactorPair gradient_factors(
       " and strength ",
       strength,
       "; look at these and at the weight, or use scale = 'unit'");
-  check_finite(pair.A, found);
-  check_finite(pair.B, found);
+  check_finite(pair, found);
   return pair;
 }
 

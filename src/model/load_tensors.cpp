@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <unordered_map>
 
 #include <ATen/core/grad_mode.h>
 
@@ -99,43 +100,51 @@ class Loading {
     const at::NoGradGuard no_grad;
     for (const Copy& copy : copies_) {
       at::Tensor to = copy.to;
-      if (to.is_meta()) {
-        fill(to, copy.from);
-      } else {
+      if (!to.is_meta()) {
         to.copy_(copy.from);
       }
     }
-    for (const Target& target : record_.targets) {
-      if (target.of_method()) {
-        fill_rest(target);
-      }
-    }
+    fill_empty();
   }
 
  private:
-  bool is_alpha(const std::string& key) const {
-    return std::any_of(
-        record_.targets.begin(), record_.targets.end(), [&](const auto& t) {
-          return key == t.file_prefix + ".alpha";
-        });
-  }
-
-  // A copy: the given tensor may be a map of a file that others write to.
-  void fill(const at::Tensor& empty, const at::Tensor& value) const {
+  // A copy of each: what is given may be a map of a file that others write to.
+  void fill_empty() const {
+    std::unordered_map<const void*, at::Tensor> given;
+    for (const Copy& copy : copies_) {
+      if (copy.to.is_meta()) {
+        given.emplace(copy.to.unsafeGetTensorImpl(), copy.from);
+      }
+    }
+    if (given.empty()) {
+      return;
+    }
     for (const Target& target : record_.targets) {
-      for (const at::Tensor& tensor : target.attachment->parameters) {
-        if (tensor.is_same(empty)) {
+      if (!target.of_method()) {
+        continue;
+      }
+      for (const at::Tensor& empty : target.attachment->parameters) {
+        const auto found = given.find(empty.unsafeGetTensorImpl());
+        if (found != given.end()) {
           replace_data(
               empty,
-              value.to(
+              found->second.to(
                   target.base.device(),
                   empty.scalar_type(),
                   /*non_blocking=*/false,
                   /*copy=*/true));
-          return;
         }
       }
+      fill_rest(target);
     }
+  }
+
+  bool is_alpha(const std::string& key) const {
+    return key.ends_with(".alpha") &&
+        std::any_of(
+               record_.targets.begin(),
+               record_.targets.end(),
+               [&](const auto& t) { return key == t.file_prefix + ".alpha"; });
   }
 
   void take(const std::string& file_key, const at::Tensor& value) {

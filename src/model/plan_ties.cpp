@@ -13,8 +13,6 @@
 namespace peft::detail {
 namespace {
 
-using Form = WeightLayout::Form;
-
 bool is_at(const Target& target, const HostedLayer& layer, const auto& tensor) {
   return target.layer_path == layer.path && target.tensor_name == tensor.name;
 }

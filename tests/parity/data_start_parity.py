@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 warnings.filterwarnings("ignore")
 
 import torch
-from adapter_parity import QV, Text, lora
+from adapter_parity import QV, Text, lora, main
 from peft import EvaConfig, LoraGAConfig, PeftModel, get_peft_model, get_peft_model_state_dict, initialize_lora_eva_weights
 from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
@@ -154,20 +154,5 @@ def run(tool, name):
         assert torch.allclose(result["trained"], y, rtol=1e-4, atol=1e-4), "what was saved differs under PEFT"
 
 
-def main():
-    torch.set_num_threads(1)
-    tool, names = sys.argv[1], sys.argv[2:] or list(CASES)
-    failed = 0
-    for name in names:
-        try:
-            run(tool, name)
-            print(f"ok      {name}")
-        except Exception as error:
-            failed += 1
-            print(f"FAILED  {name}: {error}")
-    print(f"{len(names) - failed} of {len(names)} cases agree with PEFT")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run, CASES))
