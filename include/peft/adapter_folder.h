@@ -47,6 +47,8 @@ struct LoadOptions {
   /// For an adapter that was trained from init_lora_weights = "corda" or
   /// "lora_ga" and not saved as plain LoRA: the data it started from.
   const StateDict* init_data = nullptr;
+  /// False: what is active stays so, and the new adapter waits for set_adapter.
+  bool activate = true;
 };
 
 /// Injects an adapter with the folder's config, fills it with the folder's

@@ -20,6 +20,7 @@ struct PEFT_API LayerStatus {
   std::string module_type;  ///< "Linear"
   bool enabled = true;
   std::vector<std::string> active_adapters;
+  std::vector<std::string> merged_adapters;
   std::vector<std::string> available_adapters;
   RequiresGrad requires_grad;
   std::map<std::string, std::string> devices;
@@ -34,6 +35,7 @@ struct PEFT_API ModelStatus {
   std::int64_t adapter_layers = 0;
   bool enabled = true;
   std::vector<std::string> active_adapters;
+  std::vector<std::string> merged_adapters;
   std::vector<std::string> available_adapters;
   RequiresGrad requires_grad;
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Injecting adapters into a model and operating them.
 //
-// Forward may run in any number of threads, also while another thread calls
-// set_adapter, enable or disable: each forward of a layer sees one choice.
-// Calls that inject, load or delete belong to one thread at a time.
+// Forward may run in any number of threads, also while another thread switches,
+// loads, swaps, merges or deletes adapters: docs/threads.md says what each
+// function promises, peft/scopes.h has what one thread chooses for itself.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +18,7 @@
 
 #include "peft/adapter_config.h"
 #include "peft/adapter_status.h"
+#include "peft/audit.h"
 #include "peft/export.h"
 #include "peft/match_report.h"
 #include "peft/state_dict.h"
@@ -59,9 +60,32 @@ class PEFT_API Adapters {
   /// False: forward is the base model's (trained biases, which belong to the
   /// model, keep their values; a warning says so).
   void enable_adapters(bool enabled);
+  /// Computes the weights that the named adapters make (no names: the active
+  /// ones), in float32 or better and rounded once, and lets forward read them
+  /// in place of base and adapters, whatever is active. The base weights stay
+  /// untouched beside them. Adapters that are merged already stay so, beside
+  /// the new ones. While disabled, merged weights wait. Merged weights follow
+  /// changes of the base, not those of the adapters' tensors or scales.
+  /// Throws Error (state) naming every weight that cannot be merged: values
+  /// that would be NaN or infinite, adapters that act on some positions only;
+  /// nothing has changed then.
+  void merge_adapter(const std::vector<std::string>& adapter_names = {});
+  /// Back to base and adapters, to the bit. set_adapter and injection do so
+  /// too, with a warning.
+  void unmerge_adapter();
+  std::vector<std::string> merged_adapters() const;
+  /// Makes the merged weights the layers' own (no names: what is merged, or
+  /// else the active adapters) and takes all adapters out. The same tensor
+  /// objects, with new data; `in_place`: with new values in the same memory, so
+  /// that no second copy of the model is held. Tensors that another layer reads
+  /// too: Error (state).
+  void merge_and_unload(
+      const std::vector<std::string>& adapter_names = {},
+      bool in_place = false);
   /// Takes an adapter out. If it was active, the first of the other names in
-  /// alphabetical order becomes active, with a warning. Deleting the last one
-  /// is unload().
+  /// alphabetical order becomes active, with a warning. Layers that no adapter
+  /// is left on keep their place until unload(). Deleting the last adapter is
+  /// unload(), deleting a merged one an Error (state).
   void delete_adapter(const std::string& adapter_name);
   /// Takes all adapters out: the module is what it was, the same tensors, the
   /// same requires_grad.
@@ -72,6 +96,13 @@ class PEFT_API Adapters {
   /// The factor of an adapter's contribution, as PEFT's set_scale: scaling
   /// becomes scale * lora_alpha / r in every layer.
   void set_scale(const std::string& adapter_name, double scale);
+  /// Half-precision tensors of an adapter in float32, in the same tensor
+  /// objects, as PEFT does for training: products with them are computed and
+  /// summed in float32. (`autocast_adapter_dtype` = false does nothing.)
+  void cast_adapter_dtype(
+      const std::string& adapter_name = "default",
+      bool autocast_adapter_dtype = true);
+
   /// Multiplies the scaling of the active adapters.
   void scale_layer(double scale);
   /// Divides it again; without an argument: back to lora_alpha / r.
@@ -97,6 +128,11 @@ class PEFT_API Adapters {
   void load_training_state(
       const StateDict& state,
       const std::string& adapter_name = "default");
+
+  /// After a forward and a backward: layers that no forward has run with their
+  /// adapter, and tensors that require grad and have none, each with the likely
+  /// reason. Adapters that are not active are listed too.
+  AuditReport audit() const;
 
   /// Per adapted layer and for the whole model, as PEFT reports them.
   std::vector<LayerStatus> layer_status() const;
@@ -124,6 +160,8 @@ struct InjectOptions {
   /// What a pass over data found for init_lora_weights = "corda", "eva" or
   /// "lora_ga": see peft/lora_init_data.h.
   const StateDict* init_data = nullptr;
+  /// False: what is active stays so, and the new adapter waits for set_adapter.
+  bool activate = true;
 };
 
 /// Puts an adapter on every module of `model` that `config` selects, in place,
@@ -161,6 +199,14 @@ PEFT_API void set_adapter(
 PEFT_API void enable_adapters(torch::nn::Module& model, bool enabled);
 PEFT_API void delete_adapter(torch::nn::Module& model, const std::string& name);
 PEFT_API void unload(torch::nn::Module& model);
+PEFT_API void merge_adapter(
+    torch::nn::Module& model,
+    const std::vector<std::string>& adapter_names = {});
+PEFT_API void unmerge_adapter(torch::nn::Module& model);
+PEFT_API void merge_and_unload(
+    torch::nn::Module& model,
+    const std::vector<std::string>& adapter_names = {},
+    bool in_place = false);
 PEFT_API void set_requires_grad(
     torch::nn::Module& model,
     const std::vector<std::string>& names,

@@ -108,6 +108,23 @@ inline void unload(torch::jit::Module& model) {
   adapters_of(model).unload();
 }
 
+inline void merge_adapter(
+    torch::jit::Module& model,
+    const std::vector<std::string>& adapter_names = {}) {
+  adapters_of(model).merge_adapter(adapter_names);
+}
+
+inline void unmerge_adapter(torch::jit::Module& model) {
+  adapters_of(model).unmerge_adapter();
+}
+
+inline void merge_and_unload(
+    torch::jit::Module& model,
+    const std::vector<std::string>& adapter_names = {},
+    bool in_place = false) {
+  adapters_of(model).merge_and_unload(adapter_names, in_place);
+}
+
 inline StateDict get_peft_model_state_dict(
     torch::jit::Module& model,
     const std::string& adapter_name = "default") {

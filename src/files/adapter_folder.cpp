@@ -10,8 +10,12 @@
 #include "files/saved_modules.h"
 #include "hosting/module_host.h"
 #include "model/adapter_tensors.h"
+#include "model/hotswap.h"
 #include "model/injection.h"
+#include "peft/attach.h"
+#include "peft/combine.h"
 #include "peft/error.h"
+#include "peft/hotswap.h"
 #include "peft/safetensors.h"
 
 namespace peft {
@@ -69,7 +73,9 @@ void warn_of_what_peft_lacks(const detail::AdapterRecord& adapter) {
 void check_can_be_saved(
     const detail::AdapterRecord& adapter,
     const SaveOptions& options) {
-  detail::check_filled(adapter, "save");
+  if (!adapter.source) {
+    detail::check_filled(adapter, "save");
+  }
   if (options.as_plain_lora &&
       !detail::method_entry(*adapter.config).make_plain) {
     throw Error(
@@ -83,11 +89,31 @@ void check_can_be_saved(
   }
 }
 
+void write_folder(
+    const AdapterConfig& config,
+    const StateDict& weights,
+    const fs::path& directory) {
+  StateDict tensors;
+  for (const auto& item : weights) {
+    tensors.insert("base_model.model." + item.key(), item.value());
+  }
+  const std::string json = to_json(config);
+  // The config is on disk before the weights take their name, and takes its
+  // own right after them.
+  detail::AtomicFile config_file(directory / config_name);
+  config_file.write(json.data(), json.size());
+  config_file.flush();
+  save_safetensors(tensors, directory / weights_name);
+  config_file.publish();
+}
+
 void save_record(
-    const detail::AdapterRecord& adapter,
+    detail::ModelState& state,
+    detail::AdapterRecord& adapter,
     const detail::Host& host,
     const fs::path& directory,
     const SaveOptions& options) {
+  detail::make_resident(state, adapter);
   warn_of_what_peft_lacks(adapter);
   auto config = adapter.config->clone();
   config->inference_mode = true;  // as PEFT saves it, whatever it was
@@ -105,18 +131,8 @@ void save_record(
     entry.make_plain(*config);
   }
   detail::spell_out_saved_modules(*config, host);
-  StateDict tensors;
-  for (const auto& item : detail::written_tensors(adapter, as_plain_lora)) {
-    tensors.insert("base_model.model." + item.key(), item.value());
-  }
-  const std::string json = to_json(*config);
-  // The config is on disk before the weights take their name, and takes its
-  // own right after them.
-  detail::AtomicFile config_file(directory / config_name);
-  config_file.write(json.data(), json.size());
-  config_file.flush();
-  save_safetensors(tensors, directory / weights_name);
-  config_file.publish();
+  write_folder(
+      *config, detail::written_tensors(adapter, as_plain_lora), directory);
 }
 
 }  // namespace
@@ -127,6 +143,7 @@ void save_pretrained(
     const SaveOptions& options) {
   const detail::ModuleHost host(model);
   const auto state = detail::get_state(host);
+  const auto turn = state->lock();
   const auto folder_of = [&](const detail::AdapterRecord& adapter) {
     return adapter.name == "default" ? directory : directory / adapter.name;
   };
@@ -138,7 +155,7 @@ void save_pretrained(
     make_directory(folder_of(*adapter));
   }
   for (const auto& adapter : state->adapters) {
-    save_record(*adapter, host, folder_of(*adapter), options);
+    save_record(*state, *adapter, host, folder_of(*adapter), options);
   }
 }
 
@@ -149,10 +166,22 @@ void save_adapter(
     const SaveOptions& options) {
   const detail::ModuleHost host(model);
   const auto state = detail::get_state(host);
-  const auto& adapter = state->get(adapter_name, "save_adapter");
+  const auto turn = state->lock();
+  auto& adapter = state->get(adapter_name, "save_adapter");
   check_can_be_saved(adapter, options);
   make_directory(directory);
-  save_record(adapter, host, directory, options);
+  save_record(*state, adapter, host, directory, options);
+}
+
+void save_as_lora(
+    torch::nn::Module& model,
+    const fs::path& directory,
+    RankChoice rank,
+    const std::string& adapter_name) {
+  LoraWeights lora = convert_to_lora(model, rank, adapter_name);
+  lora.config.inference_mode = true;
+  make_directory(directory);
+  write_folder(lora.config, lora.weights, directory);
 }
 
 Adapters load_adapter(
@@ -172,7 +201,36 @@ Adapters load_adapter(
       {.weights = &weights,
        .partial = options.partial,
        .empty = !options.partial && !options.init_data,
-       .init_data = options.init_data});
+       .init_data = options.init_data,
+       .activate = options.activate});
+}
+
+Adapters attach_adapter(
+    torch::nn::Module& model,
+    const fs::path& directory,
+    const std::string& adapter_name) {
+  const auto config = load_adapter_config(directory);
+  config->inference_mode = true;
+  const StateDict shapes = load_peft_weights(directory);
+  const detail::ModuleHost host(model);
+  detail::add_modules_that_peft_saved(*config, host, shapes);
+  return detail::inject(
+      *config,
+      host,
+      adapter_name,
+      {.weights = &shapes,
+       .empty = true,
+       .activate = false,
+       .source = [directory] { return load_peft_weights(directory); }});
+}
+
+LoadReport hotswap_adapter(
+    torch::nn::Module& model,
+    const fs::path& directory,
+    const std::string& adapter_name) {
+  const auto config = load_adapter_config(directory);
+  return hotswap_adapter(
+      model, load_peft_weights(directory), *config, adapter_name);
 }
 
 StateDict load_peft_weights(const fs::path& directory) {

@@ -139,6 +139,7 @@ void Program::check(const std::vector<IValue>& inputs) const {
 }
 
 std::vector<IValue> Program::run(std::vector<IValue> inputs) const {
+  const auto during_run = layers_->before_run ? layers_->before_run() : nullptr;
   check(inputs);
   const bool training = is_training();
   std::vector<IValue> given(parts_.signature.inputs.size());

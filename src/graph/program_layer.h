@@ -5,6 +5,7 @@
 // tensor from, and by which operators.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -32,6 +33,10 @@ class ProgramLayer final : public torch::nn::Module {
   /// The class in Python: "Linear"; "Module" of one that was never called.
   const std::string& type() const { return name(); }
   const std::vector<Member>& members() const { return members_; }
+
+  /// Of the root: what it returns lives as long as the run of the program that
+  /// asked for it. May be empty.
+  std::function<std::shared_ptr<void>()> before_run;
 
   /// Registers the tensor of `entry`. Throws c10::Error for an impossible name.
   void add(

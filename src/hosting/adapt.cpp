@@ -16,8 +16,13 @@ namespace {
 
 using namespace detail;
 
-// Keeps a lone tensor's choice of adapters; there is only the one.
+// A lone tensor has only the one.
 struct SingleAdapter final : Owner {
+  std::vector<std::shared_ptr<const Attachment>> attachments_on(
+      WeightId) const override {
+    return {attachment};
+  }
+
   std::shared_ptr<const Attachment> attachment;
 };
 
@@ -83,9 +88,8 @@ adapt(const at::Tensor& weight, const AdapterConfig& config, WeightUse use) {
         !config.inference_mode && !specs[i].is_buffer);
   }
   attachment->dropout = make_dropout(method->dropout().p);
-  auto adapted = std::make_shared<AdaptedWeight>(
-      weight, layout, std::make_shared<Activation>(ActiveSet{true, {0}}));
-  adapted->attach(attachment);
+  auto adapted =
+      std::make_shared<AdaptedWeight>(0, weight, layout, always(attachment));
   auto owner = std::make_shared<SingleAdapter>();
   owner->attachment = attachment;
   return make_adapted_tensor(std::move(adapted), std::move(owner));

@@ -92,7 +92,9 @@ void AdaptedTensor::shallow_copy_from(
   } else {
     written().set_data(data);
   }
-  weight_->move_attachments();
+  for (const auto& attachment : owner_->attachments_on(weight_->id())) {
+    weight_->move(*attachment);
+  }
   if (view_.steps.empty()) {
     set_allow_tensor_metadata_change(true);
     set_sizes_and_strides(data.sizes(), data.strides());

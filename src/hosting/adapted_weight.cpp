@@ -2,20 +2,22 @@
 #include "hosting/adapted_weight.h"
 
 #include <algorithm>
+#include <atomic>
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/nn/modules/dropout.h>
 
+#include "hosting/merged_weights.h"
+#include "hosting/mixed_batch.h"
+#include "methods/low_rank_factors.h"
 #include "peft/error.h"
 
 namespace peft::detail {
 namespace {
 
 std::atomic<std::int64_t> formed{0};
-
-bool before(const std::shared_ptr<const Attachment>& a, AdapterId id) {
-  return a->adapter < id;
-}
 
 // `bias` with the result of `change` in place of some of its rows.
 template <class Change>
@@ -33,20 +35,6 @@ at::Tensor with_rows(
        bias.slice(0, end)});
 }
 
-bool turn_to_matrix(Step& step) {
-  if (auto* low_rank = std::get_if<LowRankStep>(&step)) {
-    LowRank& form = low_rank->form;
-    if (form.bias.defined() || form.A0.defined() || form.gain.defined()) {
-      return false;
-    }
-    const at::Tensor A = form.A;
-    form.A = form.B.t();
-    form.B = A.t();
-    return true;
-  }
-  return !std::holds_alternative<Gain>(step);
-}
-
 // Its tensors came without values and have not been given any.
 void check_filled(const Attachment& attachment) {
   for (const at::Tensor& tensor : attachment.parameters) {
@@ -61,15 +49,6 @@ void check_filled(const Attachment& attachment) {
 
 }  // namespace
 
-bool turn_to_matrix(Steps& steps) {
-  for (Step& step : steps) {
-    if (!turn_to_matrix(step)) {
-      return false;
-    }
-  }
-  return true;
-}
-
 std::int64_t effective_weights_formed() {
   return formed.load();
 }
@@ -81,13 +60,14 @@ double Attachment::dropout_now() const {
 }
 
 AdaptedWeight::AdaptedWeight(
+    WeightId id,
     at::Tensor base,
     WeightLayout layout,
     std::shared_ptr<const Activation> activation)
-    : base_(std::move(base)),
+    : id_(id),
+      base_(std::move(base)),
       layout_(std::move(layout)),
       activation_(std::move(activation)),
-      attachments_({}),
       tensor_(at::Tensor().getIntrusivePtr()) {}
 
 void AdaptedWeight::stands_in(const at::Tensor& tensor) {
@@ -99,68 +79,45 @@ at::Tensor AdaptedWeight::tensor() const {
   return at::Tensor(tensor_.lock());
 }
 
-void AdaptedWeight::attach(std::shared_ptr<const Attachment> attachment) {
-  Attachments next = *attachments_.load();
-  // Behind what the adapter has here already: in the order they were given.
-  const auto place = std::upper_bound(
-      next.begin(),
-      next.end(),
-      attachment->adapter,
-      [](AdapterId id, const auto& other) { return id < other->adapter; });
-  next.insert(place, std::move(attachment));
-  attachments_.store(std::move(next));
-}
-
-void AdaptedWeight::detach(AdapterId adapter) {
-  Attachments next = *attachments_.load();
-  std::erase_if(next, [&](const auto& a) { return a->adapter == adapter; });
-  attachments_.store(std::move(next));
-}
-
-void AdaptedWeight::move_attachments() const {
-  for (const auto& attachment : *attachments_.load()) {
-    for (at::Tensor tensor : attachment->parameters) {
-      const bool cast = tensor.is_floating_point() && base_.is_floating_point();
-      tensor.set_data(tensor.detach().to(
-          base_.device(), cast ? base_.scalar_type() : tensor.scalar_type()));
-    }
+void AdaptedWeight::move(const Attachment& attachment) const {
+  for (at::Tensor tensor : attachment.parameters) {
+    const bool cast = tensor.is_floating_point() && base_.is_floating_point();
+    tensor.set_data(tensor.detach().to(
+        base_.device(), cast ? base_.scalar_type() : tensor.scalar_type()));
   }
 }
 
-bool AdaptedWeight::has(AdapterId adapter) const {
-  const auto all = attachments_.load();
-  const auto found =
-      std::lower_bound(all->begin(), all->end(), adapter, before);
-  return found != all->end() && (*found)->adapter == adapter;
+bool AdaptedWeight::is_touched_by(const AttachedAdapters& adapters) const {
+  return std::any_of(adapters.begin(), adapters.end(), [&](const auto& a) {
+    return !a->on(id_).empty();
+  });
 }
 
-c10::SmallVector<std::shared_ptr<const Attachment>, 2> AdaptedWeight::active()
-    const {
-  c10::SmallVector<std::shared_ptr<const Attachment>, 2> found;
-  const auto chosen = activation_->load();
-  if (!chosen->enabled) {
-    return found;
-  }
-  const auto all = attachments_.load();
-  for (const AdapterId id : chosen->ids) {
-    // Several where the projections of an attention share one bias.
-    for (auto place = std::lower_bound(all->begin(), all->end(), id, before);
-         place != all->end() && (*place)->adapter == id;
-         ++place) {
-      check_filled(**place);
-      found.push_back(*place);
+AdaptedWeight::Active AdaptedWeight::active(const Choice& choice) const {
+  Active found;
+  if (choice.enabled) {
+    for (const auto& adapter : choice.adapters) {
+      for (const auto& attachment : adapter->on(id_)) {
+        check_filled(*attachment);
+        if (!attachment->was_read.load(std::memory_order_relaxed)) {
+          attachment->was_read.store(true, std::memory_order_relaxed);
+        }
+        found.push_back(attachment.get());
+      }
     }
   }
   return found;
 }
 
-Application AdaptedWeight::application(const Attachment& attachment) const {
+Application AdaptedWeight::application(
+    const Attachment& attachment,
+    double scale) const {
   return {
       base_,
       attachment.layout ? *attachment.layout : layout_,
       attachment.parameters,
       norms_,
-      attachment.scale->load()};
+      attachment.scale->load() * scale};
 }
 
 std::optional<Step> AdaptedWeight::step_of(const Attachment& a, CheapForm form)
@@ -182,12 +139,23 @@ std::optional<Step> AdaptedWeight::step_of(const Attachment& a, CheapForm form)
   return fits ? std::optional(std::move(step)) : std::nullopt;
 }
 
-std::optional<CheapReading> AdaptedWeight::cheap_reading() const {
-  CheapReading reading{base_, {}};
-  for (const auto& a : active()) {
-    auto form = a->method->cheap_form(application(*a));
+std::optional<CheapReading> AdaptedWeight::read(
+    const Choice& choice,
+    double scale) const {
+  CheapReading reading{base_};
+  if (choice.merged && choice.enabled) {
+    if (auto merged = choice.merged->find(*this)) {
+      reading = {.base = std::move(merged->weight), .is_own = false};
+      if (merged->offset.defined()) {
+        reading.steps.push_back(Offset{std::move(merged->offset)});
+      }
+    }
+    return reading;
+  }
+  for (const Attachment* a : active(choice)) {
+    auto form = a->method->cheap_form(application(*a, scale));
     if (const auto* replaced = std::get_if<Replaced>(&form)) {
-      reading = {replaced->weight, {}};
+      reading = {.base = replaced->weight, .is_own = false};
     } else if (auto step = step_of(*a, std::move(form))) {
       reading.steps.push_back(std::move(*step));
     } else {
@@ -197,30 +165,158 @@ std::optional<CheapReading> AdaptedWeight::cheap_reading() const {
   return reading;
 }
 
-at::Tensor AdaptedWeight::effective() const {
-  at::Tensor weight = base_;
-  bool added = false;
-  for (const auto& a : active()) {
-    const Application on = application(*a);
-    if (a->bias_rows) {
-      weight = with_rows(weight, *a->bias_rows, [&](const at::Tensor& rows) {
-        return a->method->effective_bias(rows, on);
-      });
-    } else {
-      const at::Tensor before = weight;
-      weight = a->method->effective(before, on);
-      added |= !a->method->replaces();
-    }
+const MixedBatch* AdaptedWeight::mixed_batch() const {
+  const Running now = running(*activation_);
+  if (!now.batch) {
+    return nullptr;
   }
-  formed += added ? 1 : 0;
+  const auto& groups = now.batch->groups();
+  const bool any = std::any_of(groups.begin(), groups.end(), [&](auto& group) {
+    return is_touched_by(group.choice.adapters);
+  });
+  return any ? now.batch : nullptr;
+}
+
+std::optional<WeightReading> AdaptedWeight::cheap_reading() const {
+  const Running now = running(*activation_);
+  WeightReading reading;
+  if (!now.batch || !mixed_batch()) {
+    auto only = read(now.batch ? Choice{} : *now.choice, now.scale);
+    if (!only) {
+      return std::nullopt;
+    }
+    reading.parts.push_back(std::move(*only));
+    return reading;
+  }
+  reading.batch = now.batch;
+  for (const auto& group : now.batch->groups()) {
+    auto part = read(group.choice, now.scale);
+    if (!part) {
+      return std::nullopt;
+    }
+    reading.parts.push_back(std::move(*part));
+  }
+  return reading;
+}
+
+bool AdaptedWeight::mixes_groups(const Active& active) const {
+  return layout_.groups > 1 &&
+      std::any_of(active.begin(), active.end(), [](const Attachment* a) {
+           return a->method->mixes_groups();
+         });
+}
+
+at::Tensor AdaptedWeight::apply(
+    const Active& active,
+    double scale,
+    at::Tensor weight) const {
+  for (const Attachment* a : active) {
+    const Application on = application(*a, scale);
+    weight = a->bias_rows ? with_rows(
+                                weight,
+                                *a->bias_rows,
+                                [&](const at::Tensor& rows) {
+                                  return a->method->effective_bias(rows, on);
+                                })
+                          : a->method->effective(weight, on);
+  }
   return weight;
 }
 
+at::Tensor AdaptedWeight::effective(const Choice& choice, double scale) const {
+  if (choice.merged && choice.enabled) {
+    const auto merged = choice.merged->find(*this);
+    return merged ? merged->weight : base_;
+  }
+  const Active all = active(choice);
+  if (mixes_groups(all)) {
+    throw Error(
+        ErrorKind::unsupported,
+        "the LoRA of a convolution in groups reads all input channels and has "
+        "no effective weight of the convolution's own shape; use the weight in "
+        "a convolution, or adapt another layer");
+  }
+  const bool is_added =
+      std::any_of(all.begin(), all.end(), [](const Attachment* a) {
+        return !a->bias_rows && !a->method->replaces();
+      });
+  formed += is_added ? 1 : 0;
+  // Half precision is rounded once, however many adapters there are.
+  return all.empty() ? base_
+                     : apply(all, scale, is_added ? exact(base_) : base_)
+                           .to(base_.scalar_type());
+}
+
+at::Tensor AdaptedWeight::effective() const {
+  const Running now = running(*activation_);
+  if (!now.batch) {
+    return effective(*now.choice, now.scale);
+  }
+  if (mixed_batch()) {
+    throw Error(
+        ErrorKind::unsupported,
+        "a mixed batch (BatchAdapters) has adapters on a weight that is read "
+        "by another operator than a linear map, a lookup or a convolution; "
+        "run each adapter's rows by themselves (UseAdapter)");
+  }
+  return base_;
+}
+
+at::Tensor AdaptedWeight::effective_in_group(std::size_t group) const {
+  const Running now = running(*activation_);
+  return effective(now.batch->groups()[group].choice, now.scale);
+}
+
+// What adapters add to the result where the layer has no bias that could take
+// it, as later ones change it.
+at::Tensor AdaptedWeight::offset_of(const Active& active) const {
+  at::Tensor offset;
+  for (const Attachment* a : active) {
+    const CheapForm form = a->method->cheap_form(application(*a, 1));
+    if (const auto* gain = std::get_if<Gain>(&form)) {
+      if (offset.defined() && gain->side == Gain::Side::outputs) {
+        offset = offset * exact(gain->vector);
+      }
+    } else if (const auto* low_rank = std::get_if<LowRank>(&form)) {
+      if (offset.defined() && low_rank->gain.defined()) {
+        offset = offset * exact(low_rank->gain);
+      }
+      if (low_rank->bias.defined()) {
+        at::Tensor added = exact(low_rank->bias) * low_rank->scale;
+        if (low_rank->gain.defined()) {
+          added = added * exact(low_rank->gain);
+        }
+        offset = offset.defined() ? offset + added : added;
+      }
+    }
+  }
+  return offset.defined() ? offset.to(base_.scalar_type()).detach() : offset;
+}
+
+MergedWeight AdaptedWeight::merged_with(
+    const AttachedAdapters& adapters) const {
+  const c10::InferenceMode usable_in_training(false);
+  const at::NoGradGuard no_grad;
+  const Active all = active({.adapters = adapters});
+  const at::Tensor from = mixes_groups(all) ? ungrouped(base_, layout_) : base_;
+  MergedWeight merged{
+      apply(all, 1, exact(from)).to(base_.scalar_type()).detach()};
+  if (all.empty() || !all.front()->bias_rows) {
+    merged.offset = offset_of(all);
+  }
+  return merged;
+}
+
 at::Tensor AdaptedWeight::written() const {
+  const Running now = running(*activation_);
+  const Choice& choice = *now.choice;
+  const Choice merged = choice.merged && !now.batch
+      ? Choice{choice.enabled, choice.merged->adapters()}
+      : Choice{};
   at::Tensor weight = base_;
-  for (const auto& a : active()) {
+  for (const Attachment* a : active(choice.merged ? merged : choice)) {
     if (a->method->replaces()) {
-      weight = a->method->effective(weight, application(*a));
+      weight = a->method->effective(weight, application(*a, now.scale));
     }
   }
   return weight;

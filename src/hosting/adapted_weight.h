@@ -1,114 +1,106 @@
 // SPDX-License-Identifier: Apache-2.0
 // One weight with every adapter that stands on it. The base is the module's
-// own parameter, never rewritten; adapters come and go as attachments.
+// own parameter, never rewritten. What an adapter has on the weight is found by
+// the weight's id in what runs: see choice.h.
 //
-// Readers (a forward) may run in any number of threads while attach() and
-// detach() run in one other: each reader works on a snapshot.
+// Readers (a forward) may run in any number of threads while others switch,
+// swap, merge and delete adapters: each reading is of one choice.
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <memory>
 
 #include <ATen/core/Tensor.h>
 #include <c10/util/SmallVector.h>
 
-#include "hosting/activation.h"
+#include "hosting/choice.h"
+#include "hosting/steps.h"
+#include "hosting/thread_choice.h"
 #include "methods/method.h"
-
-namespace torch::nn {
-class DropoutImpl;
-}
 
 namespace peft::detail {
 
-/// One adapter on one weight.
-struct Attachment {
-  AdapterId adapter = 0;
-  std::shared_ptr<const Method> method;
-  Tensors parameters;  // in the order of the method's specs
-  /// Set: how the method reads the weight, where its own layer reads it
-  /// otherwise (the adapter of a table on the head that is tied to it).
-  std::optional<WeightLayout> layout = {};
-  /// Set: it stands on the bias that goes with the weight, on these rows of it
-  /// (begin, end).
-  std::optional<std::pair<std::int64_t, std::int64_t>> bias_rows;
-  std::shared_ptr<torch::nn::DropoutImpl> dropout;  // none: no dropout
-  /// Whether the layer trains; not set: the dropout module knows.
-  std::function<bool()> is_training;
-  /// Shared by a weight's attachment and its bias's.
-  std::shared_ptr<std::atomic<double>> scale =
-      std::make_shared<std::atomic<double>>(1.0);
-
-  /// The dropout to apply now: 0 in eval mode.
-  double dropout_now() const;
-};
-
-struct LowRankStep {
-  LowRank form;
-  double dropout;
-};
-
-/// What one adapter does inside an operator, in the order they act.
-using Step = std::variant<LowRankStep, Gain, Rows, Observed>;
-using Steps = c10::SmallVector<Step, 1>;
-
-/// The steps of a table [rows, features] as those of the matrix that maps
-/// features to rows. False when one has no such form.
-bool turn_to_matrix(Steps& steps);
-
-/// A weight as the plain tensor and what the active adapters do to it.
+/// A weight as a plain tensor and what adapters do to it.
 struct CheapReading {
   at::Tensor base;
-  Steps steps;
+  Steps steps = {};
+  /// `base` is the layer's own, not an adapter's or a merged one.
+  bool is_own = true;
+};
+
+/// What an operator runs on: one reading, or in a mixed batch one for each of
+/// its groups.
+struct WeightReading {
+  c10::SmallVector<CheapReading, 1> parts;
+  const MixedBatch* batch = nullptr;
+};
+
+/// A weight with adapters merged in, and the vector [outputs] that they add
+/// beside it; undefined: none.
+struct MergedWeight {
+  at::Tensor weight;
+  at::Tensor offset = {};
 };
 
 class AdaptedWeight {
  public:
   AdaptedWeight(
+      WeightId id,
       at::Tensor base,
       WeightLayout layout,
       std::shared_ptr<const Activation> activation);
 
+  WeightId id() const { return id_; }
   const at::Tensor& base() const { return base_; }
   const WeightLayout& layout() const { return layout_; }
 
-  void attach(std::shared_ptr<const Attachment> attachment);
-  void detach(AdapterId adapter);
-  bool has_attachments() const { return !attachments_.load()->empty(); }
-  bool has(AdapterId adapter) const;
-
-  /// Base and steps; nothing when an active adapter has no cheap form.
-  std::optional<CheapReading> cheap_reading() const;
-  /// The weight as the active adapters make it, differentiable; the base
-  /// itself when none is active.
+  /// Base and steps; nothing when an adapter that runs has no cheap form.
+  std::optional<WeightReading> cheap_reading() const;
+  /// The weight as the adapters that run make it, differentiable; the base
+  /// itself when none does. Throws Error (unsupported) when it has no tensor of
+  /// the base's shape, or in a mixed batch that has adapters on it.
   at::Tensor effective() const;
-  /// The plain tensor that an in-place write means: the base, or the active
-  /// adapter's own copy of a module that is trained whole.
+  /// The plain tensor that an in-place write means: the base, or the adapter's
+  /// own copy of a module that is trained whole.
   at::Tensor written() const;
+
+  /// The mixed batch that this thread runs, when it has an adapter here.
+  const MixedBatch* mixed_batch() const;
+  at::Tensor effective_in_group(std::size_t group) const;
+
+  /// The weight with `adapters` merged in: computed in float32 or better and
+  /// rounded once, without gradient. A kernel in groups whose adapter reads
+  /// every input comes as one of a single group.
+  MergedWeight merged_with(const AttachedAdapters& adapters) const;
+  bool is_touched_by(const AttachedAdapters& adapters) const;
 
   /// The tensor that stands for this weight in its module.
   void stands_in(const at::Tensor& tensor);
   at::Tensor tensor() const;
   /// The base is about to be cast: the tensor's dtype follows.
   void announce_dtype(at::ScalarType dtype) const;
-  /// Moves all adapters' tensors to the base's device, floats to its dtype.
-  void move_attachments() const;
+  /// Moves an adapter's tensors to the base's device, floats to its dtype.
+  void move(const Attachment& attachment) const;
 
  private:
-  using Attachments = std::vector<std::shared_ptr<const Attachment>>;
+  using Active = c10::SmallVector<const Attachment*, 2>;
 
-  c10::SmallVector<std::shared_ptr<const Attachment>, 2> active() const;
-  Application application(const Attachment& attachment) const;
+  Active active(const Choice& choice) const;
+  Application application(const Attachment& attachment, double scale) const;
   /// The step that `form` is inside this weight's operator.
   std::optional<Step> step_of(const Attachment& attachment, CheapForm form)
       const;
+  std::optional<CheapReading> read(const Choice& choice, double scale) const;
+  at::Tensor effective(const Choice& choice, double scale) const;
+  at::Tensor apply(const Active& active, double scale, at::Tensor weight) const;
+  bool mixes_groups(const Active& active) const;
+  at::Tensor offset_of(const Active& active) const;
 
+  const WeightId id_;
   const at::Tensor base_;
   const WeightLayout layout_;
   const std::shared_ptr<const Activation> activation_;
   const SquaredNorms norms_;
-  Snapshot<Attachments> attachments_;  // sorted by adapter id
   c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl> tensor_;
 };
 

@@ -30,7 +30,9 @@ class AdapterContainer {
   void forbid_moving(bool forbidden) { may_move_ = !forbidden; }
 
   void follow(const std::shared_ptr<AdaptedWeight>& weight) {
-    std::erase_if(weights_, [](const auto& w) { return w.expired(); });
+    std::erase_if(weights_, [&](const auto& other) {
+      return other.expired() || other.lock() == weight;
+    });
     weights_.push_back(weight);
   }
 

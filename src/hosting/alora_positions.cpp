@@ -69,6 +69,10 @@ AloraOffsets calculate_alora_offsets(
 
 namespace detail {
 
+const AloraOffsets* alora_offsets() {
+  return current;
+}
+
 at::Tensor activated_rows(const at::Tensor& features) {
   std::vector<std::int64_t> rows;
   if (current) {

@@ -4,7 +4,12 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "peft/alora.h"
+
 namespace peft::detail {
+
+/// Those of the innermost AloraScope of this thread, or nullptr.
+const AloraOffsets* alora_offsets();
 
 /// The activated positions of `features` [batch, positions, ..., features] or
 /// [batch * positions, features], as indices into its rows when all dimensions

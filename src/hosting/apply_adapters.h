@@ -6,6 +6,9 @@
 //
 // Everything keeps what the plain operator gave when an adapter changes
 // nothing: y + (gain - 1) (y - bias) is y when the gain is one.
+//
+// In a mixed batch the plain operator runs once on all rows, and each adapter's
+// steps on its own.
 #pragma once
 
 #include <optional>
@@ -19,17 +22,24 @@ namespace peft::detail {
 /// y = beta * bias + alpha * x W for W [inputs, outputs]: F::linear, matmul, mm
 /// and addmm. x [..., inputs], y [..., outputs].
 struct LinearCall {
-  using Run = c10::function_ref<at::Tensor(const at::Tensor& x)>;
+  /// Without a bias when it is undefined.
+  using Run = c10::function_ref<at::Tensor(
+      const at::Tensor& x,
+      const at::Tensor& weight,
+      const at::Tensor& bias)>;
 
   Run run;
-  /// The same without the bias, in x's dtype.
-  Run map;
-  /// What `run` adds at the end; undefined: nothing.
-  at::Tensor bias;
+  /// Its operator reads [positions, batch, inputs].
+  bool positions_first = false;
+  double beta = 1;
   double alpha = 1;
 };
-at::Tensor
-apply_adapters(const LinearCall& call, const at::Tensor& x, const Steps& steps);
+/// `bias`, which may be adapted too, as for convolutions.
+at::Tensor apply_adapters(
+    const LinearCall& call,
+    const WeightReading& weight,
+    const std::optional<at::Tensor>& bias,
+    const at::Tensor& x);
 
 /// How one table lookup was asked for.
 struct Lookup {
@@ -40,9 +50,8 @@ struct Lookup {
 /// y [indices..., dim]. No dropout, as in PEFT.
 at::Tensor apply_adapters(
     const Lookup& lookup,
-    const at::Tensor& table,
-    const at::Tensor& indices,
-    const Steps& steps);
+    const WeightReading& table,
+    const at::Tensor& indices);
 
 /// A convolution with its stride, padding and dilation bound.
 struct Convolution {
@@ -52,13 +61,13 @@ struct Convolution {
       const std::optional<at::Tensor>& bias,
       std::int64_t groups)>;
   Run run;
-  std::optional<at::Tensor> bias;
   std::int64_t groups;
+  std::int64_t inputs;  // channels
 };
 at::Tensor apply_adapters(
     const Convolution& convolution,
-    const at::Tensor& kernel,
-    const at::Tensor& x,
-    const Steps& steps);
+    const WeightReading& kernel,
+    const std::optional<at::Tensor>& bias,
+    const at::Tensor& x);
 
 }  // namespace peft::detail

@@ -15,22 +15,28 @@ class ConvolutionOperator {
   using Tensor = at::Tensor;
 
  public:
-  ConvolutionOperator(const Convolution& convolution, const Tensor& kernel)
-      : convolution_(convolution), kernel_(kernel) {
-    if (convolution.bias && convolution.bias->defined()) {
-      std::vector<std::int64_t> shape(
-          static_cast<std::size_t>(kernel.dim() - 1), 1);
-      shape[0] = -1;
-      bias_ = convolution.bias->view(shape);
+  ConvolutionOperator(
+      const Convolution& convolution,
+      const Tensor& kernel,
+      Tensor bias)
+      : convolution_(convolution),
+        kernel_(kernel),
+        given_bias_(std::move(bias)) {
+    if (given_bias_.defined()) {
+      bias_ = over_outputs(given_bias_);
     }
   }
 
   Tensor run(const Tensor& x) const {
-    return convolution_.run(x, kernel_, convolution_.bias, convolution_.groups);
+    return convolution_.run(
+        x,
+        kernel_,
+        given_bias_.defined() ? std::optional(given_bias_) : std::nullopt,
+        groups());
   }
   Tensor map(const Tensor& x) const {
     return convolution_.run(
-        x, kernel_.to(x.scalar_type()), std::nullopt, convolution_.groups);
+        x, kernel_.to(x.scalar_type()), std::nullopt, groups());
   }
   const Tensor& bias() const { return bias_; }
   double alpha() const { return 1; }
@@ -86,8 +92,14 @@ class ConvolutionOperator {
     return static_cast<std::size_t>(kernel_.dim() - 2);
   }
 
+  // A merged kernel may be one of a single group.
+  std::int64_t groups() const {
+    return kernel_.size(1) == convolution_.inputs ? 1 : convolution_.groups;
+  }
+
   const Convolution& convolution_;
   const Tensor& kernel_;
+  const Tensor given_bias_;
   Tensor bias_;
 };
 }  // namespace peft::detail

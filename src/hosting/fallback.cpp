@@ -8,6 +8,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "hosting/adapted_tensor.h"
+#include "hosting/mixed_batch.h"
 
 namespace peft::detail {
 namespace {
@@ -170,6 +171,29 @@ bool view(
 }
 
 // An adapted argument and the plain tensor that was written in its place.
+// A bias that F::linear adds to its result by itself. In a mixed batch each row
+// has its own.
+void give_rows_their_bias(const c10::FunctionSchema& schema, Stack* stack) {
+  if (schema.name() != "aten::add" && schema.name() != "aten::add_") {
+    return;
+  }
+  const std::size_t first = stack->size() - schema.arguments().size();
+  const at::Tensor y = plain((*stack)[first].toTensor());
+  const c10::IValue& other = (*stack)[first + 1];
+  const auto* bias = other.isTensor() ? as_adapted(other.toTensor()) : nullptr;
+  const MixedBatch* batch = bias ? bias->weight()->mixed_batch() : nullptr;
+  if (!batch || bias->dim() != 1) {
+    return;
+  }
+  const AdaptedWeight& weight = *bias->weight();
+  const RowSplit rows = batch->split(y, 1, weight.layout().positions_first);
+  std::vector<at::Tensor> of_group;
+  for (std::size_t g = 0; g < batch->groups().size(); ++g) {
+    of_group.push_back(bias->replay(weight.effective_in_group(g)));
+  }
+  (*stack)[first + 1] = rows.by_row(of_group, y.dim());
+}
+
 struct Written {
   at::Tensor adapted;
   at::Tensor plain;
@@ -235,6 +259,7 @@ void fallback(const c10::OperatorHandle& op, Stack* stack) {
       return;
     }
   }
+  give_rows_their_bias(schema, stack);
   std::vector<Written> written;
   substitute_all(schema, stack, first, written);
   op.callBoxed(stack);

@@ -11,6 +11,7 @@
 
 #include <torch/nn/module.h>
 
+#include "hosting/choice.h"
 #include "hosting/owner.h"
 #include "methods/weight_layout.h"
 
@@ -84,6 +85,10 @@ class Host {
   virtual std::shared_ptr<torch::nn::Module> tree() const = 0;
   /// Called before the first adapter is put into the model.
   virtual void prepare() const = 0;
+  /// Makes each run of a model that is run as a whole see one choice of
+  /// adapters from its start to its end.
+  virtual void pin_runs(
+      const std::shared_ptr<const Activation>& activation) const = 0;
 };
 
 }  // namespace peft::detail

@@ -30,18 +30,25 @@ class Observing final : public Method {
   const std::function<void(const at::Tensor&)> see_;
 };
 
+struct NoAdapters final : Owner {
+  std::vector<std::shared_ptr<const Attachment>> attachments_on(
+      WeightId) const override {
+    return {};
+  }
+};
+
 }  // namespace
 
 InputObserver::InputObserver(const HostedTensor& hosted, See see)
     : place_(hosted.place), before_(hosted.place->get()) {
   auto attachment = std::make_shared<Attachment>();
   attachment->method = std::make_shared<Observing>(std::move(see));
-  auto weight = std::make_shared<AdaptedWeight>(
+  const auto weight = std::make_shared<AdaptedWeight>(
+      0,
       hosted.base,
       hosted.layout.value_or(WeightLayout{}),
-      std::make_shared<Activation>(ActiveSet{.ids = {attachment->adapter}}));
-  weight->attach(std::move(attachment));
-  place_->put(make_adapted_tensor(weight, std::make_shared<Owner>()));
+      always(std::move(attachment)));
+  place_->put(make_adapted_tensor(weight, std::make_shared<NoAdapters>()));
 }
 
 InputObserver::~InputObserver() {

@@ -22,24 +22,8 @@ using at::IntArrayRef;
 using at::Tensor;
 using Form = WeightLayout::Form;
 
-// `run(x, w)` with the adapters of `map`; `bias` is what it adds at the end.
-template <class Run>
-Tensor apply_linear(
-    const CheapReading& map,
-    const Tensor& x,
-    const Tensor& bias,
-    double alpha,
-    const Run& run) {
-  return apply_adapters(
-      LinearCall{
-          [&](const Tensor& in) { return run(in, map.base, bias); },
-          [&](const Tensor& in) {
-            return run(in, map.base.to(in.scalar_type()), Tensor());
-          },
-          bias,
-          alpha},
-      x,
-      map.steps);
+bool reads_positions_first(const Tensor& weight) {
+  return as_adapted(weight)->weight()->layout().positions_first;
 }
 
 Tensor linear(
@@ -48,14 +32,11 @@ Tensor linear(
     const std::optional<Tensor>& bias) {
   const Tensor x = plain(input);
   if (const auto map = as_linear_map(weight, false)) {
-    return apply_linear(
-        *map,
-        x,
-        plain(bias).value_or(Tensor()),
-        1,
-        [](const Tensor& in, const Tensor& w, const Tensor& b) {
-          return at::linear(in, w, b);
-        });
+    const auto run = [](const Tensor& in, const Tensor& w, const Tensor& b) {
+      return at::linear(in, w, b);
+    };
+    return apply_adapters(
+        LinearCall{run, reads_positions_first(weight)}, *map, bias, x);
   }
   return at::linear(x, plain(weight), plain(bias));
 }
@@ -82,10 +63,11 @@ Tensor matmul(const Tensor& self, const Tensor& other) {
         stack->base.size(0));
   }
   if (const auto map = as_linear_map(other, true)) {
-    return apply_linear(
-        *map, x, {}, 1, [](const Tensor& in, const Tensor& w, const Tensor&) {
-          return at::matmul(in, w);
-        });
+    const auto run = [](const Tensor& in, const Tensor& w, const Tensor&) {
+      return at::matmul(in, w);
+    };
+    return apply_adapters(
+        LinearCall{run, reads_positions_first(other)}, *map, std::nullopt, x);
   }
   return at::matmul(x, plain(other));
 }
@@ -93,10 +75,11 @@ Tensor matmul(const Tensor& self, const Tensor& other) {
 Tensor mm(const Tensor& self, const Tensor& mat2) {
   const Tensor x = plain(self);
   if (const auto map = as_linear_map(mat2, true)) {
-    return apply_linear(
-        *map, x, {}, 1, [](const Tensor& in, const Tensor& w, const Tensor&) {
-          return at::mm(in, w);
-        });
+    const auto run = [](const Tensor& in, const Tensor& w, const Tensor&) {
+      return at::mm(in, w);
+    };
+    return apply_adapters(
+        LinearCall{run, reads_positions_first(mat2)}, *map, std::nullopt, x);
   }
   return at::mm(x, plain(mat2));
 }
@@ -108,23 +91,20 @@ Tensor addmm(
     const at::Scalar& beta,
     const at::Scalar& alpha) {
   const Tensor x = plain(mat1);
-  const Tensor bias = plain(self);
   const auto map = as_linear_map(mat2, true);
   if (!map) {
-    return at::addmm(bias, x, plain(mat2), beta, alpha);
+    return at::addmm(plain(self), x, plain(mat2), beta, alpha);
   }
-  const auto run = [&](const Tensor& in) {
-    return at::addmm(bias, in, map->base, beta, alpha);
+  const auto run = [&](const Tensor& in, const Tensor& w, const Tensor& b) {
+    return b.defined() ? at::addmm(b, in, w, beta, alpha)
+                       : at::mm(in, w) * alpha;
   };
-  const auto map_only = [&](const Tensor& in) {
-    return at::mm(in, map->base.to(in.scalar_type())) * alpha;
-  };
-  const bool is_plain = beta.equal(1);
   return apply_adapters(
       LinearCall{
-          run, map_only, is_plain ? bias : bias * beta, alpha.toDouble()},
-      x,
-      map->steps);
+          run, reads_positions_first(mat2), beta.toDouble(), alpha.toDouble()},
+      *map,
+      self,
+      x);
 }
 
 Tensor embedding(
@@ -136,13 +116,29 @@ Tensor embedding(
   const Tensor i = plain(indices);
   if (const auto table = as_whole(weight, Form::table)) {
     return apply_adapters(
-        Lookup{padding_idx, scale_grad_by_freq, sparse},
-        table->base,
-        i,
-        table->steps);
+        Lookup{padding_idx, scale_grad_by_freq, sparse}, *table, i);
   }
   return at::embedding(
       plain(weight), i, padding_idx, scale_grad_by_freq, sparse);
+}
+
+void renorm_rows(
+    const Steps& steps,
+    const Tensor& indices,
+    double max_norm,
+    double norm_type) {
+  for (const Step& step : steps) {
+    if (const auto* low_rank = std::get_if<LowRankStep>(&step)) {
+      Tensor rows = low_rank->form.A.t();
+      at::embedding_renorm_(rows, indices, max_norm, norm_type);
+    } else if (const auto* replaced = std::get_if<Rows>(&step)) {
+      const at::NoGradGuard no_grad;
+      const Tensor seen = at::isin(replaced->index[0], indices);
+      Tensor rows = replaced->values;
+      at::embedding_renorm_(
+          rows, replaced->index[1].index({seen}), max_norm, norm_type);
+    }
+  }
 }
 
 // max_norm shrinks the rows in place before the lookup: the base's, and like
@@ -159,17 +155,8 @@ Tensor& embedding_renorm_(
   Tensor written = adapted->written();
   at::embedding_renorm_(written, indices, max_norm, norm_type);
   if (const auto table = as_whole(self, Form::table)) {
-    for (const Step& step : table->steps) {
-      if (const auto* low_rank = std::get_if<LowRankStep>(&step)) {
-        Tensor rows = low_rank->form.A.t();
-        at::embedding_renorm_(rows, indices, max_norm, norm_type);
-      } else if (const auto* replaced = std::get_if<Rows>(&step)) {
-        const at::NoGradGuard no_grad;
-        const Tensor seen = at::isin(replaced->index[0], indices);
-        Tensor rows = replaced->values;
-        at::embedding_renorm_(
-            rows, replaced->index[1].index({seen}), max_norm, norm_type);
-      }
+    for (const CheapReading& part : table->parts) {
+      renorm_rows(part.steps, indices, max_norm, norm_type);
     }
   }
   return self;
@@ -187,7 +174,7 @@ Tensor convolve(
   const Tensor x = plain(input);
   if (const auto kernel = as_whole(weight, Form::kernel)) {
     return apply_adapters(
-        Convolution{run, plain(bias), groups}, kernel->base, x, kernel->steps);
+        Convolution{run, groups, weight.size(1) * groups}, *kernel, bias, x);
   }
   return run(x, plain(weight), plain(bias), groups);
 }

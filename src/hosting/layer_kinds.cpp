@@ -299,5 +299,20 @@ std::string type_name(const nn::Module& module) {
   return short_name(c10::demangle(typeid(module).name()));
 }
 
+bool has_groups_of_its_own(const torch::nn::Module& layer) {
+  return layer.as<nn::Conv1d>() || layer.as<nn::Conv2d>() ||
+      layer.as<nn::Conv3d>();
+}
+
+void join_groups(torch::nn::Module& layer) {
+  if (auto* conv1 = layer.as<nn::Conv1d>()) {
+    conv1->options.groups(1);
+  } else if (auto* conv2 = layer.as<nn::Conv2d>()) {
+    conv2->options.groups(1);
+  } else if (auto* conv3 = layer.as<nn::Conv3d>()) {
+    conv3->options.groups(1);
+  }
+}
+
 }  // namespace detail
 }  // namespace peft

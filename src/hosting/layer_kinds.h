@@ -43,4 +43,10 @@ layout_of(const at::Tensor& weight, WeightUse use, std::int64_t groups);
 /// The class name for messages: "Linear" for torch::nn::LinearImpl.
 std::string type_name(const torch::nn::Module& module);
 
+/// Whether a layer is a convolution of libtorch, which reads its number of
+/// groups on each forward.
+bool has_groups_of_its_own(const torch::nn::Module& layer);
+/// Makes it a convolution in one group; its weight is the caller's to change.
+void join_groups(torch::nn::Module& layer);
+
 }  // namespace peft::detail

@@ -16,11 +16,23 @@ class LinearOperator {
   using Tensor = at::Tensor;
 
  public:
-  explicit LinearOperator(const LinearCall& call) : call_(call) {}
+  LinearOperator(const LinearCall& call, const Tensor& weight, Tensor bias)
+      : call_(call),
+        weight_(weight),
+        given_bias_(std::move(bias)),
+        bias_(
+            call.beta == 1 || !given_bias_.defined()
+                ? given_bias_
+                : given_bias_ * call.beta) {}
 
-  Tensor run(const Tensor& x) const { return call_.run(x); }
-  Tensor map(const Tensor& x) const { return call_.map(x); }
-  const Tensor& bias() const { return call_.bias; }
+  Tensor run(const Tensor& x) const {
+    return call_.run(x, weight_, given_bias_);
+  }
+  Tensor map(const Tensor& x) const {
+    return call_.run(x, weight_.to(x.scalar_type()), Tensor());
+  }
+  /// What `run` adds at the end; undefined: nothing.
+  const Tensor& bias() const { return bias_; }
   double alpha() const { return call_.alpha; }
 
   Tensor input(const Tensor& x, const Tensor& A, double dropout) const {
@@ -63,15 +75,17 @@ class LinearOperator {
     const Tensor values = rows.values.index_select(0, rows.index[1]);
     Tensor added = at::linear(features_for(x, values, 0), values);
     added = call_.alpha == 1 ? added : added * call_.alpha;
-    if (call_.bias.defined()) {
-      const bool is_one = call_.bias.dim() == 0 || call_.bias.size(-1) == 1;
-      added =
-          added + (is_one ? call_.bias : call_.bias.index_select(-1, tokens));
+    if (bias_.defined()) {
+      const bool is_one = bias_.dim() == 0 || bias_.size(-1) == 1;
+      added = added + (is_one ? bias_ : bias_.index_select(-1, tokens));
     }
     return y.index_copy(-1, tokens, added.to(y.scalar_type()));
   }
 
  private:
   const LinearCall& call_;
+  const Tensor& weight_;
+  const Tensor given_bias_;
+  const Tensor bias_;
 };
 }  // namespace peft::detail

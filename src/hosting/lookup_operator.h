@@ -19,7 +19,7 @@ class LookupOperator {
   using Tensor = at::Tensor;
 
  public:
-  LookupOperator(const Lookup& lookup, const Tensor& table)
+  LookupOperator(const Lookup& lookup, const Tensor& table, const Tensor&)
       : lookup_(lookup), table_(table) {}
 
   Tensor run(const Tensor& indices) const { return look_up(table_, indices); }

@@ -72,6 +72,7 @@ class Walk {
     on_path_.insert(&root);
     visit_children(root, "");
     learn_from_tied_layers();
+    mark_attentions();
     return std::move(layers_);
   }
 
@@ -156,6 +157,24 @@ class Walk {
             layer.linear = other.linear;
             own.layout = tied.layout;
             own.bare = tied.bare;
+          }
+        }
+      }
+    }
+  }
+
+  // What an attention of libtorch multiplies has positions first, in its own
+  // projections and in the layer that it brings along.
+  void mark_attentions() {
+    std::unordered_set<std::string> brought;
+    for (HostedLayer& layer : layers_) {
+      for (const std::string& name : layer.companions) {
+        brought.insert(join_path(layer.path, name));
+      }
+      if (!layer.companions.empty() || brought.contains(layer.path)) {
+        for (HostedTensor& tensor : layer.tensors) {
+          if (tensor.layout) {
+            tensor.layout->positions_first = true;
           }
         }
       }
@@ -254,6 +273,23 @@ void ModuleHost::prepare() const {
   if (const auto* script = as_script_layer(root_)) {
     run_plainly(*script);
   }
+}
+
+void ModuleHost::pin_runs(
+    const std::shared_ptr<const Activation>& activation) const {
+  const auto* program = as_program_layer(root_);
+  if (!program) {
+    return;  // its forward is the user's own code
+  }
+  auto& layer = const_cast<graph::ProgramLayer&>(*program);
+  layer.before_run = [weak = std::weak_ptr(activation)] {
+    std::shared_ptr<ThreadChoice> pin;
+    const auto own = weak.lock();
+    if (own && !ThreadChoice::innermost(*own)) {
+      pin = std::make_shared<ThreadChoice>(own, own->load());
+    }
+    return pin;
+  };
 }
 
 std::shared_ptr<Owner> ModuleHost::find_owner(

@@ -19,6 +19,8 @@ class ModuleHost final : public Host {
   std::string type() const override;
   std::shared_ptr<torch::nn::Module> tree() const override;
   void prepare() const override;
+  void pin_runs(
+      const std::shared_ptr<const Activation>& activation) const override;
 
  private:
   const torch::nn::Module& root_;

@@ -4,6 +4,9 @@
 #pragma once
 
 #include <memory>
+#include <vector>
+
+#include "hosting/attachment.h"
 
 namespace torch::nn {
 class Module;
@@ -13,6 +16,9 @@ namespace peft::detail {
 
 struct Owner {
   virtual ~Owner() = default;
+  /// What all adapters, active or not, have on a weight.
+  virtual std::vector<std::shared_ptr<const Attachment>> attachments_on(
+      WeightId weight) const = 0;
   /// The modules that adapters live in, where the model itself has none that
   /// could hold them: TorchScript's.
   std::shared_ptr<torch::nn::Module> tree;

@@ -10,24 +10,20 @@ namespace {
 using at::Tensor;
 using Form = WeightLayout::Form;
 
-// The steps of consecutive outputs alone. False when one has no such form.
-bool take_outputs(Steps& steps, std::int64_t begin, std::int64_t end) {
-  const auto take = [&](Tensor& tensor) {
-    if (tensor.defined()) {
-      tensor = tensor.slice(0, begin, end);
+// Whether `change` could turn the steps of every part.
+template <class Change>
+bool turn_all(WeightReading& reading, const Change& change) {
+  for (CheapReading& part : reading.parts) {
+    if (!change(part.steps)) {
+      return false;
     }
-  };
+  }
+  return true;
+}
+
+bool turn_steps_to_matrix(Steps& steps) {
   for (Step& step : steps) {
-    if (auto* low_rank = std::get_if<LowRankStep>(&step)) {
-      take(low_rank->form.B);
-      take(low_rank->form.B0);
-      take(low_rank->form.bias);
-      take(low_rank->form.gain);
-    } else if (auto* gain = std::get_if<Gain>(&step)) {
-      if (gain->side == Gain::Side::outputs) {
-        take(gain->vector);
-      }
-    } else if (std::holds_alternative<Rows>(step)) {
+    if (!turn_to_matrix(step)) {
       return false;
     }
   }
@@ -36,7 +32,7 @@ bool take_outputs(Steps& steps, std::int64_t begin, std::int64_t end) {
 
 }  // namespace
 
-std::optional<CheapReading> as_linear_map(
+std::optional<WeightReading> as_linear_map(
     const Tensor& tensor,
     bool inputs_first) {
   const AdaptedTensor* adapted = as_adapted(tensor);
@@ -53,14 +49,20 @@ std::optional<CheapReading> as_linear_map(
     return std::nullopt;
   }
   auto reading = adapted->weight()->cheap_reading();
-  if (!reading || (is_table && !turn_to_matrix(reading->steps)) ||
-      (is_one_of_stack &&
-       !take_matrix(reading->steps, *view.matrix_of_stack, layout.count)) ||
-      (view.rows &&
-       !take_outputs(reading->steps, view.rows->first, view.rows->second))) {
+  const bool is_read =
+      reading && turn_all(*reading, [&](Steps& steps) {
+        return (!is_table || turn_steps_to_matrix(steps)) &&
+            (!is_one_of_stack ||
+             take_matrix(steps, *view.matrix_of_stack, layout.count)) &&
+            (!view.rows ||
+             take_outputs(steps, view.rows->first, view.rows->second));
+      });
+  if (!is_read) {
     return std::nullopt;
   }
-  reading->base = adapted->replay(reading->base);
+  for (CheapReading& part : reading->parts) {
+    part.base = adapted->replay(part.base);
+  }
   return reading;
 }
 
@@ -76,14 +78,16 @@ std::optional<CheapReading> as_stack(const Tensor& tensor) {
     return std::nullopt;
   }
   auto reading = adapted->weight()->cheap_reading();
-  if (!reading || !are_low_rank(reading->steps)) {
+  if (!reading || reading->batch ||
+      !are_low_rank(reading->parts.front().steps)) {
     return std::nullopt;
   }
-  reading->base = adapted->replay(reading->base);
-  return reading;
+  CheapReading only = std::move(reading->parts.front());
+  only.base = adapted->replay(only.base);
+  return only;
 }
 
-std::optional<CheapReading> as_whole(const Tensor& tensor, Form form) {
+std::optional<WeightReading> as_whole(const Tensor& tensor, Form form) {
   const AdaptedTensor* adapted = as_adapted(tensor);
   if (!adapted || !adapted->view().steps.empty() ||
       adapted->weight()->layout().form != form) {

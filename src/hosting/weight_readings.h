@@ -10,15 +10,15 @@
 namespace peft::detail {
 
 /// A linear map: [outputs, inputs], or [inputs, outputs] when inputs_first.
-std::optional<CheapReading> as_linear_map(
+std::optional<WeightReading> as_linear_map(
     const at::Tensor& tensor,
     bool inputs_first);
 
-/// A whole stack of them, [count, inputs, outputs].
+/// A whole stack of them, [count, inputs, outputs]; nothing in a mixed batch.
 std::optional<CheapReading> as_stack(const at::Tensor& tensor);
 
 /// An untouched weight of the layout `form`.
-std::optional<CheapReading> as_whole(
+std::optional<WeightReading> as_whole(
     const at::Tensor& tensor,
     WeightLayout::Form form);
 

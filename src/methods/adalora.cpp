@@ -92,14 +92,15 @@ class AdaLora final : public Method {
 
   at::Tensor effective(const at::Tensor& weight, const Application& on)
       const override {
-    const LowRank form = low_rank(on);
+    const LowRank form =
+        low_rank(on, exact(on.parameters[0]), exact(on.parameters[1]));
     const at::Tensor product = multiply_factors(form.A, form.B, on.layout);
     return at::add(weight.to(product.scalar_type()), product, form.scale)
         .to(weight.scalar_type());
   }
 
   CheapForm cheap_form(const Application& on) const override {
-    return low_rank(on);
+    return low_rank(on, on.parameters[0], on.parameters[1]);
   }
 
   DropoutSpec dropout() const override {
@@ -109,11 +110,13 @@ class AdaLora final : public Method {
   double strength() const override { return settings_.strength; }
 
  private:
-  LowRank low_rank(const Application& on) const {
+  LowRank low_rank(
+      const Application& on,
+      const at::Tensor& A,
+      const at::Tensor& E) const {
     const auto [a, b] = factor_shapes(on.layout, settings_.r);
-    const at::Tensor scaled = on.parameters[0] * on.parameters[1];
     return {
-        scaled.view(a),
+        (A * E).view(a),
         on.parameters[2].view(b),
         on.scale * settings_.strength};
   }

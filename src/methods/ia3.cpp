@@ -75,7 +75,7 @@ class Ia3 final : public Method {
       const override {
     const at::Tensor l = strength_of(on);
     return (weight *
-            (feedforward_ ? over_inputs(l, on.layout)
+            (feedforward_ ? over_inputs(l, on.layout, weight)
                           : over_outputs(l, on.layout)))
         .to(weight.scalar_type());
   }

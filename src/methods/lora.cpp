@@ -80,14 +80,18 @@ class Lora final : public Method {
           concat(where, ": lora_bias has no meaning for an embedding"));
     }
     if (settings_.activated &&
-        (layout.form != Form::matrix || layout.without_operator)) {
+        (layout.form != Form::matrix || layout.without_operator ||
+         layout.positions_first)) {
       mistakes.add(
           ErrorKind::unsupported,
           concat(
               where,
-              ": alora_invocation_tokens need a linear layer, whose input has "
-              "positions; found ",
-              layout.describe()));
+              ": alora_invocation_tokens need a linear layer whose input is "
+              "[batch, positions, features]; found ",
+              layout.describe(),
+              layout.positions_first ? " of an attention, which reads "
+                                       "positions first"
+                                     : ""));
     }
     check_initialisation(settings_.init, settings_.r, layout, where, mistakes);
   }
@@ -194,6 +198,8 @@ class Lora final : public Method {
         .B0 = parts.B0,
         .activated = settings_.activated};
   }
+
+  bool mixes_groups() const override { return true; }
 
   bool changes_bias() const override {
     return settings_.with_bias && !settings_.activated;

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "methods/low_rank_factors.h"
 
+#include <ATen/ops/bmm.h>
 #include <ATen/ops/einsum.h>
 #include <ATen/ops/mm.h>
 
-#include "base/text.h"
 #include "methods/squared_norms.h"
-#include "peft/error.h"
 
 namespace peft::detail {
 namespace {
@@ -27,19 +26,14 @@ at::Tensor multiply_exact(
           layout.inputs_first ? "ore,eri->eio" : "ore,eri->eoi", {b, a});
     }
     case Form::kernel: {
-      if (layout.groups != 1) {
-        throw Error(
-            ErrorKind::unsupported,
-            concat(
-                "the LoRA of a convolution with groups = ",
-                layout.groups,
-                " reads all input channels and has no effective weight ",
-                "of the convolution's own shape; use the weight in a "
-                "convolution, or adapt another layer"));
-      }
       std::vector<std::int64_t> shape = {layout.outputs, layout.inputs};
       shape.insert(shape.end(), layout.window.begin(), layout.window.end());
-      return at::mm(B.flatten(1), A.flatten(1)).view(shape);
+      // Each group of outputs has its own share of the ranks.
+      const std::int64_t groups = layout.groups;
+      return at::bmm(
+                 B.reshape({groups, -1, B.size(1)}),
+                 A.reshape({groups, B.size(1), -1}))
+          .view(shape);
     }
     default:
       return layout.inputs_first ? at::mm(B, A).t() : at::mm(B, A);
@@ -67,6 +61,24 @@ at::Tensor multiply_factors(
   return multiply_exact(exact(A), exact(B), layout);
 }
 
+at::Tensor ungrouped(const at::Tensor& kernel, const WeightLayout& layout) {
+  const std::int64_t groups = layout.groups;
+  const at::Tensor blocks =
+      kernel.reshape({groups, layout.outputs / groups, kernel.size(1), -1});
+  at::Tensor wide = kernel.new_zeros(
+      {groups,
+       layout.outputs / groups,
+       groups,
+       kernel.size(1),
+       blocks.size(3)});
+  for (std::int64_t g = 0; g < groups; ++g) {
+    wide.select(0, g).select(1, g).copy_(blocks[g]);
+  }
+  std::vector<std::int64_t> shape = {layout.outputs, layout.inputs};
+  shape.insert(shape.end(), layout.window.begin(), layout.window.end());
+  return wide.view(shape);
+}
+
 at::Tensor as_matrix(const at::Tensor& weight, const WeightLayout& layout) {
   if (layout.form == Form::table || layout.inputs_first) {
     return weight.t();
@@ -83,12 +95,15 @@ at::Tensor over_outputs(const at::Tensor& vector, const WeightLayout& layout) {
   return vector.reshape(shape);
 }
 
-at::Tensor over_inputs(const at::Tensor& vector, const WeightLayout& layout) {
+at::Tensor over_inputs(
+    const at::Tensor& vector,
+    const WeightLayout& layout,
+    const at::Tensor& weight) {
   if (layout.inputs_first) {
     return vector.unsqueeze(1);
   }
   std::vector<std::int64_t> shape(2 + layout.window.size(), 1);
-  if (layout.groups == 1) {
+  if (layout.groups == 1 || weight.size(1) == layout.inputs) {
     shape[1] = layout.inputs;
     return vector.reshape(shape);
   }

@@ -7,8 +7,8 @@
 // stack    [r count, in]           [out, r count], rank-major  (the same)
 // table    [r, rows]               [dim, r]                    lora_embedding_A
 //
-// A kernel's A reads all input channels even when the base has groups, so a
-// grouped kernel has no effective weight of its own shape (as in PEFT).
+// A kernel's A reads all input channels even when the base has groups (as in
+// PEFT), so B A is a kernel of a single group.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -24,19 +24,27 @@ struct FactorShapes {
 
 FactorShapes factor_shapes(const WeightLayout& layout, std::int64_t rank);
 
-/// B A in the weight's own shape. Half precision is multiplied in float32, and
-/// the result stays so. Throws Error (unsupported) for a grouped kernel.
+/// B A in the weight's own shape, of a kernel in groups in that of ungrouped().
+/// Half precision is multiplied in float32, and the result stays so.
 at::Tensor multiply_factors(
     const at::Tensor& A,
     const at::Tensor& B,
     const WeightLayout& layout);
+
+/// A kernel in groups as the one of a single group that does the same:
+/// [outputs, inputs, window...], zero where a group does not read.
+at::Tensor ungrouped(const at::Tensor& kernel, const WeightLayout& layout);
 
 /// A weight as [outputs, everything it reads]: a view. Not for stacks.
 at::Tensor as_matrix(const at::Tensor& weight, const WeightLayout& layout);
 
 /// [outputs] shaped to multiply a weight of this layout. Not for stacks.
 at::Tensor over_outputs(const at::Tensor& vector, const WeightLayout& layout);
-/// [inputs], the same. Not for tables and stacks.
-at::Tensor over_inputs(const at::Tensor& vector, const WeightLayout& layout);
+/// [inputs], the same for `weight`, which may be ungrouped. Not for tables and
+/// stacks.
+at::Tensor over_inputs(
+    const at::Tensor& vector,
+    const WeightLayout& layout,
+    const at::Tensor& weight);
 
 }  // namespace peft::detail

@@ -129,14 +129,18 @@ class Method {
       Mistakes& /*mistakes*/) const {}
 
   /// `weight`, which earlier adapters may have changed, as this adapter makes
-  /// it; differentiable. Throws Error (unsupported) when the result has no
-  /// tensor of the weight's shape.
+  /// it; differentiable. Throws Error (unsupported) when there is no such
+  /// tensor.
   virtual at::Tensor effective(const at::Tensor& weight, const Application& on)
       const = 0;
 
   /// Whether the result is a tensor of the method's own: what is written to
   /// the weight in place is written there.
   virtual bool replaces() const { return false; }
+
+  /// Whether its effective weight of a kernel in groups reads every input, so
+  /// that `weight` must come as one of a single group: see ungrouped().
+  virtual bool mixes_groups() const { return false; }
 
   virtual CheapForm cheap_form(const Application& /*on*/) const { return {}; }
 

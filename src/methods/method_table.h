@@ -46,6 +46,9 @@ struct MethodEntry {
   /// Changes `config` so that these layers get the shapes that they have.
   void (*adopt)(AdapterConfig& config, const std::vector<StoredLayer>& layers) =
       nullptr;
+  /// Changes `config` so that adapters start without any effect; the tensors
+  /// they store stay of the same shapes.
+  void (*start_without_effect)(AdapterConfig& config) = nullptr;
   /// The pass over data that the config starts from ("preprocess_corda"), or
   /// nullptr. May be null.
   const char* (*data_pass)(const AdapterConfig& config) = nullptr;

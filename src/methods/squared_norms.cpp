@@ -32,16 +32,11 @@ at::Tensor SquaredNorms::of(
     return squared_norms(weight, layout);
   }
   const std::lock_guard lock(mutex_);
-  auto* storage = weight.storage().unsafeGetStorageImpl();
-  const bool is_same = storage_ && storage_->_unsafe_get_target() == storage &&
-      version_ == weight._version() && norms_.device() == weight.device() &&
-      norms_.scalar_type() == exact_dtype(weight.scalar_type());
-  if (!is_same) {
+  if (!state_.is_of(weight)) {
     // Made in inference mode, they could not be used in training.
     const c10::InferenceMode for_all(false);
     norms_ = squared_norms(weight, layout);
-    storage_.emplace(weight.storage().getWeakStorageImpl());
-    version_ = static_cast<std::uint32_t>(weight._version());
+    state_ = TensorState(weight);
   }
   return norms_;
 }

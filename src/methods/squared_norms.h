@@ -7,25 +7,21 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "methods/tensor_state.h"
 #include "methods/weight_layout.h"
 
 namespace peft::detail {
 
-/// May be shared by threads. Notices every change that libtorch counts: a new
-/// storage, dtype or device, and in-place operations; not writes through
-/// data_ptr() or data().
+/// May be shared by threads. Notices the changes that TensorState does.
 class SquaredNorms {
  public:
   /// [outputs], float32 or better, without gradient.
   at::Tensor of(const at::Tensor& weight, const WeightLayout& layout) const;
 
  private:
-  using WeakStorage = c10::weak_intrusive_ptr<c10::StorageImpl>;
-
   mutable std::mutex mutex_;
   mutable at::Tensor norms_;
-  mutable std::optional<WeakStorage> storage_;
-  mutable std::uint32_t version_ = 0;
+  mutable TensorState state_;
 };
 
 /// float32 for half precision, else as it is.

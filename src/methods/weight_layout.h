@@ -30,6 +30,9 @@ struct WeightLayout {
   std::int64_t groups = 1;
   std::int64_t count = 1;
   bool inputs_first = false;
+  /// Its operator reads [positions, batch, features], as an attention of
+  /// libtorch does.
+  bool positions_first = false;
   /// No operator is known that reads it, so nothing can act on its input.
   bool without_operator = false;
   /// The layer adds a bias of its own, which methods may change.

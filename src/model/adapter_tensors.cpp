@@ -5,6 +5,7 @@
 
 #include "base/text.h"
 #include "hosting/module_host.h"
+#include "model/hotswap.h"
 
 namespace peft {
 namespace detail {
@@ -157,8 +158,10 @@ StateDict get_peft_model_state_dict(
     torch::nn::Module& model,
     const std::string& adapter_name) {
   const auto state = detail::get_state(detail::ModuleHost(model));
-  return detail::written_tensors(
-      state->get(adapter_name, "get_peft_model_state_dict"));
+  const auto turn = state->lock();
+  auto& record = state->get(adapter_name, "get_peft_model_state_dict");
+  detail::make_resident(*state, record);
+  return detail::written_tensors(record);
 }
 
 LoadReport set_peft_model_state_dict(
@@ -167,10 +170,19 @@ LoadReport set_peft_model_state_dict(
     const std::string& adapter_name,
     bool ignore_mismatched_sizes) {
   const auto state = detail::get_state(detail::ModuleHost(model));
-  return detail::load_tensors(
-      state->get(adapter_name, "set_peft_model_state_dict"),
-      state_dict,
-      ignore_mismatched_sizes);
+  const auto turn = state->lock();
+  const auto& record = state->get(adapter_name, "set_peft_model_state_dict");
+  detail::check_not_attached(record, "set_peft_model_state_dict");
+  if (state->is_merged(record)) {
+    throw Error(
+        ErrorKind::state,
+        detail::concat(
+            "[set_peft_model_state_dict] '",
+            adapter_name,
+            "' is merged, and the merged weights would stay as they are; call "
+            "unmerge_adapter first"));
+  }
+  return detail::load_tensors(record, state_dict, ignore_mismatched_sizes);
 }
 
 }  // namespace peft

@@ -2,6 +2,7 @@
 // An adapter's tensors by their file keys, and copying a state dict into them.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -55,5 +56,19 @@ void load_all(
     const AdapterRecord& record,
     const StateDict& weights,
     bool partial);
+
+/// Throws Error (shape) unless load_all could load them.
+void check_given(
+    const AdapterRecord& record,
+    const StateDict& weights,
+    const char* asking);
+
+/// As load_tensors, with an Error (shape) for unexpected keys, and for missing
+/// ones that are not in `may_miss`, which keep what they have.
+void load_where_given(
+    const AdapterRecord& record,
+    const StateDict& weights,
+    const std::set<std::string>& may_miss,
+    const char* asking);
 
 }  // namespace peft::detail

@@ -5,7 +5,9 @@
 #include <set>
 
 #include "hosting/module_host.h"
+#include "hosting/replace_data.h"
 #include "model/adapter_tensors.h"
+#include "model/hotswap.h"
 #include "model/model_state.h"
 #include "model/status.h"
 
@@ -19,6 +21,7 @@ Adapters::Adapters(std::shared_ptr<ModelState> state)
     : state_(std::move(state)) {}
 
 std::vector<at::Tensor> Adapters::trainable_parameters() const {
+  const auto turn = state_->lock();
   std::vector<at::Tensor> found;
   std::set<const void*> seen;
   for (const auto& adapter : state_->adapters) {
@@ -33,14 +36,19 @@ std::vector<at::Tensor> Adapters::trainable_parameters() const {
 }
 
 std::vector<at::Tensor> Adapters::parameters(const std::string& name) const {
-  return detail::adapter_tensors(state_->get(name, "parameters")).values();
+  const auto turn = state_->lock();
+  AdapterRecord& record = state_->get(name, "parameters");
+  detail::make_resident(*state_, record);
+  return detail::adapter_tensors(record).values();
 }
 
 std::vector<std::string> Adapters::names() const {
+  const auto turn = state_->lock();
   return state_->names();
 }
 
 std::vector<std::string> Adapters::active_adapters() const {
+  const auto turn = state_->lock();
   return detail::active_names(*state_);
 }
 
@@ -57,7 +65,9 @@ const MatchReport& Adapters::report(const std::string& name) const {
 }
 
 void Adapters::set_requires_grad(const std::string& name, bool requires_grad) {
+  const auto turn = state_->lock();
   const AdapterRecord& record = state_->get(name, "set_requires_grad");
+  detail::check_not_attached(record, "set_requires_grad");
   for (const Target& target : record.targets) {
     for (std::size_t i = 0; i < target.specs.size(); ++i) {
       const at::Tensor& tensor = target.attachment->parameters[i];
@@ -68,6 +78,22 @@ void Adapters::set_requires_grad(const std::string& name, bool requires_grad) {
   }
   for (const auto& trained : record.biases) {
     trained.bias.set_requires_grad(requires_grad);
+  }
+}
+
+void Adapters::cast_adapter_dtype(
+    const std::string& name,
+    bool autocast_adapter_dtype) {
+  const auto turn = state_->lock();
+  const AdapterRecord& record = state_->get(name, "cast_adapter_dtype");
+  detail::check_not_attached(record, "cast_adapter_dtype");
+  for (const Target& target : record.targets) {
+    for (const at::Tensor& tensor : target.attachment->parameters) {
+      const bool is_half = tensor.is_floating_point() && tensor.itemsize() < 4;
+      if (autocast_adapter_dtype && is_half) {
+        detail::replace_data(tensor, tensor.detach().to(at::kFloat));
+      }
+    }
   }
 }
 

@@ -2,7 +2,6 @@
 #include "peft/clone.h"
 
 #include <algorithm>
-#include <map>
 
 #include <ATen/core/grad_mode.h>
 
@@ -10,6 +9,7 @@
 #include "hosting/module_host.h"
 #include "model/adapter_tensors.h"
 #include "model/injection.h"
+#include "model/merge.h"
 
 namespace peft {
 namespace detail {
@@ -187,7 +187,6 @@ void copy_adapters(
     const Host& to_host) {
   const Replanner replanner(from_host, to_host);
   std::shared_ptr<ModelState> state;
-  std::map<AdapterId, AdapterId> new_ids;
   for (const auto& adapter : from.adapters) {
     check_filled(*adapter, "clone");
   }
@@ -198,13 +197,16 @@ void copy_adapters(
                 .state();
     const AdapterRecord& copy = state->get(adapter->name, "clone");
     copy_contents(*adapter, copy);
-    new_ids[adapter->id] = copy.id;
   }
-  ActiveSet active = *from.activation->load();
-  for (AdapterId& id : active.ids) {
-    id = new_ids.at(id);
+  const auto active = from.activation->load();
+  Choice next{.enabled = active->enabled};
+  for (const auto& name : from.names(active->adapters)) {
+    next.adapters.push_back(state->get(name, "clone").attached);
   }
-  state->activation->store(std::move(active));
+  state->activation->store(std::move(next));
+  if (active->merged) {
+    merge(*state, from.names(active->merged->adapters()), "clone");
+  }
 }
 
 // The original's present requires_grad for the copy's own parameters.
@@ -265,6 +267,7 @@ std::shared_ptr<torch::nn::Module> clone_module(torch::nn::Module& model) {
   if (!state) {
     return detail::plain_clone(model, host);
   }
+  const auto turn = state->lock();
   std::shared_ptr<torch::nn::Module> copy;
   {
     const detail::Lifted lifted(*state);
@@ -290,6 +293,7 @@ void copy_into(torch::nn::Module& model, torch::nn::Module& fresh) {
     }
   }
   if (const auto state = detail::find_state(host)) {
+    const auto turn = state->lock();
     detail::copy_adapters(*state, host, detail::ModuleHost(fresh));
   }
   detail::copy_requires_grad(host, detail::ModuleHost(fresh));

@@ -13,12 +13,6 @@
 namespace peft::detail {
 namespace {
 
-void set_enabled(const ModelState& state, bool enabled) {
-  ActiveSet next = *state.activation->load();
-  next.enabled = enabled;
-  state.activation->store(std::move(next));
-}
-
 // A name for the plan that the model's adapters do not have.
 std::string free_name(const ModelState* state, const char* asking) {
   std::string name = asking;
@@ -93,8 +87,9 @@ PassMode::PassMode(torch::nn::Module& model, const Host& host, bool training)
     buffers_.emplace_back(buffer, training ? buffer.clone() : at::Tensor());
   }
   if (state_) {
-    enabled_ = state_->activation->load()->enabled;
-    set_enabled(*state_, false);
+    plain_.emplace(
+        state_->activation,
+        std::make_shared<const Choice>(Choice{.enabled = false}));
   }
   host.prepare();
   model.train(training);
@@ -112,9 +107,6 @@ PassMode::~PassMode() {
     if (before.defined()) {
       buffer.copy_(before);
     }
-  }
-  if (state_) {
-    set_enabled(*state_, enabled_);
   }
 }
 

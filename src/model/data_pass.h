@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -51,7 +52,8 @@ class PassMode {
   // Running statistics, which training moves.
   std::vector<std::pair<at::Tensor, at::Tensor>> buffers_;
   std::shared_ptr<ModelState> state_;
-  bool enabled_ = true;
+  /// The base model, in this thread.
+  std::optional<ThreadChoice> plain_;
 };
 
 /// Throws Error (state), naming `layers`, unless there are none.

@@ -2,6 +2,7 @@
 #include "model/injection.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include <ATen/core/grad_mode.h>
 
@@ -11,6 +12,8 @@
 #include "hosting/module_host.h"
 #include "model/adapter_tensors.h"
 #include "model/adopt_state_dict.h"
+#include "model/attach.h"
+#include "model/choose.h"
 #include "model/fit_to_weights.h"
 #include "model/init_data.h"
 #include "model/make_target.h"
@@ -38,6 +41,23 @@ void check_names_free(
   mistakes.raise_if_any();
 }
 
+// What an attached adapter has while its values are elsewhere. Its dropout has
+// no place in the tree that could switch it off, and never acts.
+WeightSource source_of(
+    std::function<StateDict()> read,
+    const AdapterRecord& record) {
+  WeightSource source{.read = std::move(read)};
+  for (const Target& target : record.targets) {
+    source.empty.push_back(target.attachment);
+    source.empty_biases.push_back(target.bias_attachment);
+    target.attachment->dropout = nullptr;
+    if (target.bias_attachment) {
+      target.bias_attachment->dropout = nullptr;
+    }
+  }
+  return source;
+}
+
 std::shared_ptr<AdaptedWeight> weight_at(
     const HostedTensor& hosted,
     ModelState& state) {
@@ -45,7 +65,10 @@ std::shared_ptr<AdaptedWeight> weight_at(
     return adapted->weight();
   }
   auto weight = std::make_shared<AdaptedWeight>(
-      hosted.base, hosted.layout.value_or(WeightLayout{}), state.activation);
+      state.next_weight++,
+      hosted.base,
+      hosted.layout.value_or(WeightLayout{}),
+      state.activation);
   state.sites.push_back({hosted.place, weight});
   return weight;
 }
@@ -67,15 +90,21 @@ void put_in_model(
   const auto& bias = made.planned.bias;
   target.weight = weight_at(made.planned.hosted, *state);
   if (bias) {
-    target.bias = weight_at(bias->hosted, *state);
+    HostedTensor hosted = bias->hosted;
+    const auto& of_weight = made.planned.hosted.layout;
+    hosted.layout = WeightLayout{
+        .positions_first = of_weight && of_weight->positions_first};
+    target.bias = weight_at(hosted, *state);
   }
   record.targets.push_back(target);
-  target.weight->attach(target.attachment);
-  register_adapter(target.seat(), record.name, made.seated, target.weight);
+  if (!record.source) {
+    register_adapter(target.seat(), record.name, made.seated, target.weight);
+  }
   put_adapted(made.planned.hosted, target.weight, state);
   if (bias) {
-    target.bias->attach(target.bias_attachment);
-    follow_dtype(target.seat(), made.seated, target.bias);
+    if (!record.source) {
+      follow_dtype(target.seat(), made.seated, target.bias);
+    }
     put_adapted(bias->hosted, target.bias, state);
   }
 }
@@ -103,10 +132,12 @@ void commit(
   if (state->adapters.empty()) {
     host.prepare();
     state->tree = host.tree();
+    host.pin_runs(state->activation);
   }
   for (MadeTarget& m : made) {
     put_in_model(m, state, record);
-    if (const auto owner = m.planned.target.tied_to) {
+    const auto owner = m.planned.target.tied_to;
+    if (owner && !record.source) {
       const MadeTarget& first = made[*owner];
       follow_dtype(
           first.planned.target.seat(),
@@ -123,6 +154,32 @@ void commit(
   }
 }
 
+// Names the sites from the `first` on, and who else reads their tensors.
+void name_sites(ModelState& state, std::size_t first, const Host& host) {
+  if (first == state.sites.size()) {
+    return;
+  }
+  std::unordered_map<const void*, std::vector<std::string>> readers;
+  for (const HostedLayer& layer : host.layers()) {
+    for (const HostedTensor& tensor : layer.tensors) {
+      readers[tensor.base.unsafeGetTensorImpl()].push_back(layer.path);
+      if (const auto* adapted = as_adapted(tensor.place->get())) {
+        for (std::size_t i = first; i < state.sites.size(); ++i) {
+          if (state.sites[i].weight == adapted->weight()) {
+            state.sites[i].path = layer.path;
+            state.sites[i].name = join_path(layer.path, tensor.name);
+          }
+        }
+      }
+    }
+  }
+  for (std::size_t i = first; i < state.sites.size(); ++i) {
+    Site& site = state.sites[i];
+    site.shared_with = readers[site.weight->base().unsafeGetTensorImpl()];
+    std::erase(site.shared_with, site.path);
+  }
+}
+
 // The checks are over; what can still fail is memory.
 void commit_or_undo(
     std::vector<MadeTarget>& made,
@@ -130,10 +187,13 @@ void commit_or_undo(
     const std::shared_ptr<ModelState>& state,
     AdapterRecord& record,
     const Host& host) {
+  const std::size_t sites = state->sites.size();
   try {
     commit(made, plan, state, record, host);
+    name_sites(*state, sites, host);
   } catch (...) {
-    remove_from_layers(*state, record);
+    remove_from_layers(record);
+    put_bases_back(*state, sites);
     if (state->adapters.empty()) {
       restore_requires_grad(*state);
     }
@@ -141,38 +201,19 @@ void commit_or_undo(
   }
 }
 
-void make_schedule(AdapterRecord& record) {
-  const auto make = method_entry(*record.config).make_schedule;
-  if (!make || record.config->inference_mode) {
-    return;
-  }
-  std::vector<ScheduledWeight> weights;
-  for (const Target& target : record.targets) {
-    if (target.of_method()) {
-      weights.push_back({target.file_prefix, target.attachment->parameters});
-    }
-  }
-  record.schedule = make(*record.config, std::move(weights));
-}
-
 // The last adapter takes the place of those of its own method; adapters of
 // other methods stay as they are, as in PEFT.
 void activate_new(ModelState& state) {
-  const AdapterRecord& newest = *state.adapters.back();
-  std::vector<AdapterId> of_its_method;
-  for (const auto& adapter : state.adapters) {
-    if (adapter->config->peft_type() == newest.config->peft_type()) {
-      of_its_method.push_back(adapter->id);
-    }
-  }
-  ActiveSet next = *state.activation->load();
-  std::erase_if(next.ids, [&](AdapterId id) {
-    return std::find(of_its_method.begin(), of_its_method.end(), id) !=
-        of_its_method.end();
+  const auto& newest = state.adapters.back()->attached;
+  AttachedAdapters next = state.activation->load()->adapters;
+  const auto place = std::find_if(next.begin(), next.end(), [&](auto& other) {
+    return other->order() >= newest->order();
   });
-  next.ids.push_back(newest.id);
-  state.sort_by_method(next.ids);
-  state.activation->store(std::move(next));
+  next.insert(place, newest);
+  std::erase_if(next, [&](const auto& other) {
+    return other != newest && other->order() == newest->order();
+  });
+  choose(state, std::move(next), "inject_adapter_in_model");
 }
 
 }  // namespace
@@ -183,6 +224,7 @@ Adapters inject(
     const std::string& name,
     const InjectionOptions& options) {
   const auto state = find_state(host);
+  const auto turn = take_turn(state.get());
   std::unique_ptr<AdapterConfig> adopted;
   if (options.layers_of) {
     adopted = adopt_state_dict(config, host, *options.layers_of);
@@ -212,18 +254,15 @@ Adapters carry_out(
     state->model_type = host.type();
   }
   auto record = std::make_unique<AdapterRecord>();
-  record->id = state->next_id++;
   record->name = plan.name;
   std::vector<MadeTarget> made;
   for (PlannedTarget& planned : plan.targets) {
     const auto tied_to = planned.target.tied_to;
     made.push_back(
-        tied_to ? make_tied(std::move(planned), made[*tied_to])
-                : make_target(
-                      std::move(planned),
-                      !plan.config->inference_mode,
-                      record->id,
-                      options));
+        tied_to
+            ? make_tied(std::move(planned), made[*tied_to])
+            : make_target(
+                  std::move(planned), !plan.config->inference_mode, options));
   }
   check_names_free(made, plan.name);
   // The user's handler may throw: before anything has changed, and loading
@@ -235,23 +274,27 @@ Adapters carry_out(
       preview.targets.push_back(m.planned.target);
     }
     preview.biases = plan.biases;
-    load_all(preview, *options.weights, options.partial);
+    if (options.source) {
+      check_given(preview, *options.weights, "attach_adapter");
+      record->source = source_of(options.source, preview);
+    } else {
+      load_all(preview, *options.weights, options.partial);
+    }
   }
   record->report = std::move(plan.report);
   record->config = std::move(plan.config);
   commit_or_undo(made, plan, state, *record, host);
+  attach(*state, *record, state->next_id++);
   make_schedule(*record);
   state->adapters.push_back(std::move(record));
-  activate_new(*state);
+  if (options.activate) {
+    activate_new(*state);
+  }
   return Adapters(state);
 }
 
-void remove_from_layers(ModelState& state, const AdapterRecord& record) {
+void remove_from_layers(const AdapterRecord& record) {
   for (const Target& target : record.targets) {
-    target.weight->detach(record.id);
-    if (target.bias) {
-      target.bias->detach(record.id);
-    }
     if (const Seat seat = target.seat(); seat.layer) {
       unregister_adapter(seat, record.name);
     }
@@ -262,17 +305,20 @@ void remove_from_layers(ModelState& state, const AdapterRecord& record) {
     at::Tensor bias = trained.bias;
     bias.copy_(trained.original);
   }
-  std::erase_if(state.sites, [](const Site& site) {
-    if (site.weight->has_attachments()) {
-      return false;
-    }
+}
+
+void put_bases_back(ModelState& state, std::size_t kept) {
+  for (std::size_t i = kept; i < state.sites.size(); ++i) {
+    const Site& site = state.sites[i];
     // The user may have put another tensor there meanwhile: leave it.
     const auto* adapted = as_adapted(site.place->get());
     if (adapted && adapted->weight() == site.weight) {
       site.place->put(site.weight->base());
     }
-    return true;
-  });
+  }
+  state.sites.erase(
+      state.sites.begin() + static_cast<std::ptrdiff_t>(kept),
+      state.sites.end());
 }
 
 void restore_requires_grad(ModelState& state) {
@@ -297,7 +343,8 @@ Adapters inject_adapter_in_model(
       adapter_name,
       {.layers_of = options.state_dict,
        .empty = options.low_cpu_mem_usage,
-       .init_data = options.init_data});
+       .init_data = options.init_data,
+       .activate = options.activate});
 }
 
 MatchReport match_report(

@@ -2,6 +2,8 @@
 // The second half of an injection: tensors are made and the model is changed.
 #pragma once
 
+#include <functional>
+
 #include "model/injection_plan.h"
 #include "peft/state_dict.h"
 
@@ -19,6 +21,10 @@ struct InjectionOptions {
   bool empty = false;
   /// What a pass over data found: see InjectOptions.
   const StateDict* init_data = nullptr;
+  bool activate = true;
+  /// Reads the values of an adapter that is attached without them: see
+  /// peft/attach.h. Its shapes are those of `weights`.
+  std::function<StateDict()> source = nullptr;
 };
 
 Adapters inject(
@@ -34,9 +40,13 @@ Adapters carry_out(
     std::shared_ptr<ModelState> state,
     const InjectionOptions& options);
 
-/// Takes `record` out of the layers it stands on, and adapted tensors out of
-/// places that have no adapter left. Part of delete, unload and undo.
-void remove_from_layers(ModelState& state, const AdapterRecord& record);
+/// Takes the modules of `record` out of the tree and puts the values of biases
+/// back that it trained. Part of delete, unload and undo.
+void remove_from_layers(const AdapterRecord& record);
+
+/// Puts plain tensors back in the places that were adapted after the first
+/// `kept`. No forward may run meanwhile: layers' members are written.
+void put_bases_back(ModelState& state, std::size_t kept);
 
 /// Gives the model's own parameters the requires_grad they had before the
 /// first injection, except where the user has thawed them since.

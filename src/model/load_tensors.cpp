@@ -260,6 +260,45 @@ LoadReport load_tensors(
   return loading.report();
 }
 
+namespace {
+
+Loading checked(
+    const AdapterRecord& record,
+    const StateDict& weights,
+    const std::set<std::string>& may_miss,
+    const char* asking) {
+  Loading loading(record, weights);
+  Mistakes mistakes(
+      ErrorKind::shape,
+      concat(
+          "[", asking, "] the weights do not fit adapter '", record.name, "'"));
+  LoadReport report = loading.report();
+  std::erase_if(report.missing_keys, [&](const std::string& key) {
+    return may_miss.contains(key);
+  });
+  add_mismatches(report, mistakes);
+  add_missing_and_unexpected(report, loading.size(), weights.size(), mistakes);
+  mistakes.raise_if_any();
+  return loading;
+}
+
+}  // namespace
+
+void check_given(
+    const AdapterRecord& record,
+    const StateDict& weights,
+    const char* asking) {
+  checked(record, weights, {}, asking);
+}
+
+void load_where_given(
+    const AdapterRecord& record,
+    const StateDict& weights,
+    const std::set<std::string>& may_miss,
+    const char* asking) {
+  checked(record, weights, may_miss, asking).copy();
+}
+
 void load_all(
     const AdapterRecord& record,
     const StateDict& weights,

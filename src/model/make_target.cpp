@@ -53,7 +53,6 @@ MadeTarget make_tied(PlannedTarget planned, const MadeTarget& owner) {
 MadeTarget make_target(
     PlannedTarget planned,
     bool trainable,
-    AdapterId id,
     const InjectionOptions& options) {
   // Tensors made in inference mode could never be trained. The guard turns
   // grad mode on, so it comes first.
@@ -79,7 +78,6 @@ MadeTarget make_target(
 
   MadeTarget made;
   target.attachment = std::make_shared<Attachment>();
-  target.attachment->adapter = id;
   target.attachment->method = planned.method;
   target.attachment->is_training = planned.hosted.is_training;
   for (std::size_t i = 0; i < values.size(); ++i) {

@@ -17,7 +17,6 @@ struct MadeTarget {
 MadeTarget make_target(
     PlannedTarget planned,
     bool trainable,
-    AdapterId id,
     const InjectionOptions& options);
 
 /// One that uses the tensors of `owner`, in the place of another layer.

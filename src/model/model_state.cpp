@@ -2,7 +2,6 @@
 #include "model/model_state.h"
 
 #include <algorithm>
-#include <map>
 
 #include "base/text.h"
 #include "peft/error.h"
@@ -12,6 +11,15 @@ namespace peft::detail {
 AdapterRecord* ModelState::find(const std::string& name) const {
   for (const auto& adapter : adapters) {
     if (adapter->name == name) {
+      return adapter.get();
+    }
+  }
+  return nullptr;
+}
+
+AdapterRecord* ModelState::find(AdapterId id) const {
+  for (const auto& adapter : adapters) {
+    if (adapter->attached && adapter->attached->id() == id) {
       return adapter.get();
     }
   }
@@ -44,18 +52,60 @@ std::vector<std::string> ModelState::names() const {
   return names;
 }
 
-void ModelState::sort_by_method(std::vector<AdapterId>& ids) const {
-  std::map<std::string, std::size_t> place_of_method;
-  std::map<AdapterId, std::size_t> places;
-  for (const auto& adapter : adapters) {
-    places[adapter->id] =
-        place_of_method
-            .try_emplace(adapter->config->peft_type(), place_of_method.size())
-            .first->second;
+std::vector<std::string> ModelState::names(const AttachedAdapters& some) const {
+  std::vector<std::string> names;
+  for (const auto& attached : some) {
+    if (const AdapterRecord* record = find(attached->id())) {
+      names.push_back(record->name);
+    }
   }
-  std::stable_sort(ids.begin(), ids.end(), [&](AdapterId a, AdapterId b) {
-    return places.at(a) < places.at(b);
+  return names;
+}
+
+bool ModelState::is_merged(const AdapterRecord& record) const {
+  const auto choice = activation->load();
+  if (!choice->merged) {
+    return false;
+  }
+  const auto& merged = choice->merged->adapters();
+  return std::any_of(merged.begin(), merged.end(), [&](const auto& adapter) {
+    return adapter->id() == record.attached->id();
   });
+}
+
+std::vector<std::shared_ptr<const Attachment>> ModelState::attachments_on(
+    WeightId weight) const {
+  const auto turn = lock();
+  std::vector<std::shared_ptr<const Attachment>> found;
+  for (const auto& adapter : adapters) {
+    const auto own = adapter->attached->on(weight);
+    found.insert(found.end(), own.begin(), own.end());
+  }
+  return found;
+}
+
+std::shared_ptr<const AttachedAdapter> Roster::find(
+    const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = all_.find(name);
+  return found == all_.end() ? nullptr : found->second;
+}
+
+void Roster::put(
+    const std::string& name,
+    std::shared_ptr<const AttachedAdapter> adapter) {
+  const std::lock_guard lock(mutex_);
+  all_[name] = std::move(adapter);
+}
+
+void Roster::erase(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  all_.erase(name);
+}
+
+void Roster::clear() {
+  const std::lock_guard lock(mutex_);
+  all_.clear();
 }
 
 std::shared_ptr<ModelState> find_state(const Host& host) {

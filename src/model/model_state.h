@@ -4,18 +4,24 @@
 // model. It holds layers weakly and never the adapted tensors themselves.
 #pragma once
 
+#include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "hosting/adapted_weight.h"
 #include "hosting/adapter_modules.h"
 #include "hosting/host.h"
+#include "hosting/merged_weights.h"
 #include "hosting/owner.h"
 #include "methods/method_table.h"
 #include "peft/adapter_config.h"
 #include "peft/adapters.h"
 #include "peft/match_report.h"
+#include "peft/state_dict.h"
 
 namespace peft::detail {
 
@@ -63,9 +69,22 @@ struct TrainedBias {
   at::Tensor original;
 };
 
+/// Where the values of an attached adapter come from, again and again.
+struct WeightSource {
+  std::function<StateDict()> read;
+  /// What its targets have without values.
+  std::vector<std::shared_ptr<Attachment>> empty = {};
+  std::vector<std::shared_ptr<Attachment>> empty_biases = {};
+  std::int64_t bytes = 0;  // resident now
+  /// By the model's clock.
+  std::shared_ptr<std::atomic<std::uint64_t>> last_use =
+      std::make_shared<std::atomic<std::uint64_t>>(0);
+};
+
 struct AdapterRecord {
-  AdapterId id = 0;
   std::string name;
+  /// What forwards see of it: the attachments of its targets.
+  std::shared_ptr<const AttachedAdapter> attached;
   std::unique_ptr<AdapterConfig> config;
   std::vector<Target> targets;
   std::vector<TrainedBias> biases;
@@ -73,34 +92,78 @@ struct AdapterRecord {
   /// What training needs between its steps; none for most methods. Reads and
   /// writes `config`, so it goes first.
   std::unique_ptr<Schedule> schedule;
+  /// Set: attached. Its modules are not in the tree.
+  std::optional<WeightSource> source = {};
 };
 
 /// A weight that has, or had, adapters, and the place it is read from.
 struct Site {
   std::shared_ptr<TensorPlace> place;
   std::shared_ptr<AdaptedWeight> weight;
+  std::string path = "";                      // of its layer
+  std::string name = "";                      // of the tensor in the model
+  std::vector<std::string> shared_with = {};  // layers that read its tensor too
+};
+
+/// Attached adapters by name, for threads that choose one while another thread
+/// is in an operation.
+class Roster {
+ public:
+  std::shared_ptr<const AttachedAdapter> find(const std::string& name) const;
+  void put(
+      const std::string& name,
+      std::shared_ptr<const AttachedAdapter> adapter);
+  void erase(const std::string& name);
+  void clear();
+
+ private:
+  mutable std::mutex mutex_;
+  std::unordered_map<std::string, std::shared_ptr<const AttachedAdapter>> all_;
 };
 
 struct ModelState : Owner {
   const void* model = nullptr;  // identity only
   std::string model_type;
   std::shared_ptr<Activation> activation =
-      std::make_shared<Activation>(ActiveSet{});
+      std::make_shared<Activation>(Choice{});
+  Roster roster;
   std::vector<std::unique_ptr<AdapterRecord>> adapters;
   std::vector<Site> sites;
   /// The model's own parameters with their requires_grad before injection.
   std::vector<std::pair<at::Tensor, bool>> own_parameters;
   AdapterId next_id = 0;
+  WeightId next_weight = 0;
+  /// Counts uses of attached adapters.
+  mutable std::atomic<std::uint64_t> clock = 0;
+  std::optional<std::int64_t> memory_budget;
+  /// By peft_type, the order of its adapters among those of other methods: as
+  /// PEFT's layers stand around one another.
+  std::map<std::string, std::size_t> orders;
 
+  /// Operations take turns; forwards do not wait for them.
+  [[nodiscard]] std::unique_lock<std::recursive_mutex> lock() const {
+    return std::unique_lock(operations);
+  }
   /// nullptr when there is none.
   AdapterRecord* find(const std::string& name) const;
+  AdapterRecord* find(AdapterId id) const;
   /// Throws Error (state) with the names there are.
   AdapterRecord& get(const std::string& name, const char* asking) const;
   std::vector<std::string> names() const;
-  /// Adapters of one method keep their order, methods get that in which they
-  /// came into the model: as PEFT's layers stand around one another.
-  void sort_by_method(std::vector<AdapterId>& ids) const;
+  std::vector<std::string> names(const AttachedAdapters& some) const;
+  bool is_merged(const AdapterRecord& record) const;
+  std::vector<std::shared_ptr<const Attachment>> attachments_on(
+      WeightId weight) const override;
+
+ private:
+  mutable std::recursive_mutex operations;
 };
+
+/// A turn among the operations on a model, which may be nullptr.
+inline std::unique_lock<std::recursive_mutex> take_turn(
+    const ModelState* state) {
+  return state ? state->lock() : std::unique_lock<std::recursive_mutex>();
+}
 
 /// The state of `host`'s model found through its adapted tensors; nullptr when
 /// it has none. Throws Error (state) when the adapters below belong to another

@@ -13,7 +13,6 @@
 #include "model/adopt_state_dict.h"
 #include "model/layer_names.h"
 #include "model/plan_parts.h"
-#include "peft/lora_config.h"
 
 namespace peft::detail {
 namespace {
@@ -75,24 +74,6 @@ class WeightPlanner {
     }
     planning_.plan.config->target_modules =
         exact_choice(paths, planning_.layers);
-  }
-
-  // The layer's products see positions first, or the batch, as it was made.
-  void check_positions(
-      const ChosenWeight& choice,
-      const HostedLayer& layer,
-      const std::string& where) {
-    const auto* lora = dynamic_cast<const LoraConfig*>(&planning_.config);
-    const bool is_attention = layer.type == "MultiheadAttention" ||
-        choice.through != static_cast<std::size_t>(-1);
-    if (lora && lora->alora_invocation_tokens && is_attention) {
-      planning_.mistakes.add(
-          ErrorKind::unsupported,
-          concat(
-              where,
-              ": alora_invocation_tokens need a linear layer; a "
-              "MultiheadAttention does not tell where its positions are"));
-    }
   }
 
   TensorChoice table_of(const TensorChoice& weight) const {
@@ -184,7 +165,6 @@ class WeightPlanner {
     auto method =
         method_entry(planning_.config).make(planning_.config, target.name());
     method->check(*tensor.layout, where, planning_.mistakes);
-    check_positions(choice, layer, where);
     if (!is_adaptable_dtype(tensor.base.scalar_type())) {
       planning_.mistakes.add(
           ErrorKind::unsupported,

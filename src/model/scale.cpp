@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // How strongly adapters act: PEFT's set_scale, scale_layer, unscale_layer.
-#include <algorithm>
 #include <cmath>
 
 #include "base/text.h"
@@ -16,13 +15,9 @@ using detail::Target;
 
 template <class Visit>
 void for_each_active(ModelState& state, const Visit& visit) {
-  const auto active = state.activation->load();
-  for (const auto& adapter : state.adapters) {
-    if (std::find(active->ids.begin(), active->ids.end(), adapter->id) !=
-        active->ids.end()) {
-      for (const Target& target : adapter->targets) {
-        visit(*target.attachment);
-      }
+  for (const auto& active : state.activation->load()->adapters) {
+    for (const Target& target : state.find(active->id())->targets) {
+      visit(*target.attachment);
     }
   }
 }
@@ -38,6 +33,7 @@ void check_scale(const char* asking, double scale) {
 }  // namespace
 
 void Adapters::set_scale(const std::string& name, double scale) {
+  const auto turn = state_->lock();
   check_scale("set_scale", scale);
   for (const Target& target : state_->get(name, "set_scale").targets) {
     target.attachment->scale->store(scale);
@@ -45,6 +41,7 @@ void Adapters::set_scale(const std::string& name, double scale) {
 }
 
 void Adapters::scale_layer(double scale) {
+  const auto turn = state_->lock();
   check_scale("scale_layer", scale);
   for_each_active(*state_, [&](detail::Attachment& attachment) {
     attachment.scale->store(attachment.scale->load() * scale);
@@ -52,6 +49,7 @@ void Adapters::scale_layer(double scale) {
 }
 
 void Adapters::unscale_layer(std::optional<double> scale) {
+  const auto turn = state_->lock();
   if (scale && (*scale == 0 || !std::isfinite(*scale))) {
     throw Error(
         ErrorKind::config,
@@ -67,6 +65,7 @@ void Adapters::unscale_layer(std::optional<double> scale) {
 }
 
 std::map<std::string, double> Adapters::scaling(const std::string& name) const {
+  const auto turn = state_->lock();
   std::map<std::string, double> found;
   for (const Target& target : state_->get(name, "scaling").targets) {
     if (target.of_method()) {

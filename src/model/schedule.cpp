@@ -61,16 +61,19 @@ StateDict trained_beside(const detail::AdapterRecord& record) {
 void Adapters::update_and_allocate(
     std::int64_t step,
     const std::string& adapter_name) {
+  const auto turn = state_->lock();
   schedule_of(*state_, adapter_name, "update_and_allocate").after_step(step);
 }
 
 at::Tensor Adapters::orthogonal_regularization(
     const std::string& adapter_name) const {
+  const auto turn = state_->lock();
   return schedule_of(*state_, adapter_name, "orthogonal_regularization")
       .regularization();
 }
 
 StateDict Adapters::training_state(const std::string& adapter_name) const {
+  const auto turn = state_->lock();
   StateDict state;
   for (auto& [name, tensor] :
        schedule_of(*state_, adapter_name, "training_state").state()) {
@@ -86,6 +89,7 @@ StateDict Adapters::training_state(const std::string& adapter_name) const {
 void Adapters::load_training_state(
     const StateDict& state,
     const std::string& adapter_name) {
+  const auto turn = state_->lock();
   detail::NamedTensors tensors;
   detail::Schedule& schedule =
       schedule_of(*state_, adapter_name, "load_training_state");

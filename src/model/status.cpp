@@ -34,24 +34,18 @@ std::string with_commas(std::int64_t number) {
 }  // namespace
 
 std::vector<std::string> active_names(const ModelState& state) {
-  std::vector<std::string> names;
-  for (const AdapterId id : state.activation->load()->ids) {
-    for (const auto& adapter : state.adapters) {
-      if (adapter->id == id) {
-        names.push_back(adapter->name);
-      }
-    }
-  }
-  return names;
+  return state.names(state.activation->load()->adapters);
 }
 
 }  // namespace detail
 
 std::vector<LayerStatus> Adapters::layer_status() const {
+  const auto turn = state_->lock();
   std::vector<LayerStatus> layers;
   std::map<std::string, std::size_t> place;  // by layer path
   const auto active = detail::active_names(*state_);
   for (const auto& adapter : state_->adapters) {
+    const bool is_merged = state_->is_merged(*adapter);
     for (const detail::Target& target : adapter->targets) {
       const auto [found, is_new] =
           place.try_emplace(target.layer_path, layers.size());
@@ -63,6 +57,11 @@ std::vector<LayerStatus> Adapters::layer_status() const {
              .active_adapters = active});
       }
       LayerStatus& layer = layers[found->second];
+      if (is_merged &&
+          (layer.merged_adapters.empty() ||
+           layer.merged_adapters.back() != adapter->name)) {
+        layer.merged_adapters.push_back(adapter->name);
+      }
       for (std::size_t i = 0; i < target.specs.size(); ++i) {
         const at::Tensor& tensor = target.attachment->parameters[i];
         if (!target.specs[i].is_buffer) {
@@ -81,10 +80,12 @@ std::vector<LayerStatus> Adapters::layer_status() const {
 }
 
 ModelStatus Adapters::status() const {
+  const auto turn = state_->lock();
   ModelStatus status;
   status.base_model_type = state_->model_type;
   status.enabled = enabled();
   status.active_adapters = active_adapters();
+  status.merged_adapters = merged_adapters();
   status.available_adapters = names();
   status.adapter_layers = static_cast<std::int64_t>(layer_status().size());
   std::set<const void*> seen;

@@ -134,7 +134,7 @@ TEST_F(Alora, SaysWhatItCannotDo) {
   } attention;
   EXPECT_THAT(
       message_of([&] { peft::inject_adapter_in_model(alora(), attention); }),
-      HasSubstr("a MultiheadAttention does not tell"));
+      HasSubstr("of an attention, which reads positions first"));
   auto dora = alora();
   dora.use_dora = true;
   EXPECT_THAT(

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// What never ran: adapters that were placed and took no part.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "peft/export.h"
+
+namespace peft {
+
+/// One place where nothing happened, and the likely reason.
+struct PEFT_API AuditEntry {
+  std::string adapter;
+  std::string layer;
+  /// The tensor by its key in files; "" for the layer as a whole.
+  std::string key;
+  std::string reason;
+};
+
+struct PEFT_API AuditReport {
+  /// Layers whose weight no forward has read with the adapter on it since it
+  /// was placed.
+  std::vector<AuditEntry> never_called;
+  /// Tensors that require grad and have none now.
+  std::vector<AuditEntry> without_gradient;
+
+  bool empty() const {
+    return never_called.empty() && without_gradient.empty();
+  }
+  /// One line for each entry of up to 20 of a kind, and how many more.
+  std::string to_string() const;
+};
+
+}  // namespace peft

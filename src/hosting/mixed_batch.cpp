@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hosting/mixed_batch.h"
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+
+#include <ATen/ops/argsort.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/tensor.h>
+
+#include "base/text.h"
+#include "peft/error.h"
+
+namespace peft::detail {
+namespace {
+
+std::int64_t product(at::IntArrayRef sizes) {
+  return std::accumulate(
+      sizes.begin(), sizes.end(), std::int64_t{1}, std::multiplies<>());
+}
+
+std::string describe(const std::vector<MixedBatch::Group>& groups) {
+  std::vector<std::string> parts;
+  for (const auto& group : groups) {
+    parts.push_back(concat(group.rows.size(), " for '", group.name, "'"));
+  }
+  return list_names(parts);
+}
+
+}  // namespace
+
+at::Tensor RowSplit::in_group_order(const at::Tensor& x) const {
+  if (repeated_) {
+    std::vector<std::int64_t> shape = x.sizes().vec();
+    shape[static_cast<std::size_t>(dim_)] = rows_;
+    return x.expand(shape);
+  }
+  if (each_ == 1) {
+    return order_.defined() ? x.index_select(dim_, order_) : x;
+  }
+  const at::Tensor rows = interleaved_
+      ? x.unflatten(0, {each_, rows_}).transpose(0, 1)
+      : x.unflatten(0, {rows_, each_});
+  return (order_.defined() ? rows.index_select(0, order_) : rows).flatten(0, 1);
+}
+
+std::vector<at::Tensor> RowSplit::split(const at::Tensor& sorted) const {
+  return sorted.split_with_sizes(sizes_, dim_);
+}
+
+at::Tensor RowSplit::join(const std::vector<at::Tensor>& parts) const {
+  return parts.size() == 1 ? parts.front() : at::cat(parts, dim_);
+}
+
+at::Tensor RowSplit::in_batch_order(const at::Tensor& joined) const {
+  if (each_ == 1) {
+    return inverse_.defined() ? joined.index_select(dim_, inverse_) : joined;
+  }
+  at::Tensor rows = joined.unflatten(0, {rows_, each_});
+  if (inverse_.defined()) {
+    rows = rows.index_select(0, inverse_);
+  }
+  return (interleaved_ ? rows.transpose(0, 1) : rows).flatten(0, 1);
+}
+
+at::Tensor RowSplit::by_row(
+    const std::vector<at::Tensor>& of_group,
+    std::int64_t dimensions) const {
+  std::vector<at::Tensor> rows;
+  for (std::size_t g = 0; g < of_group.size(); ++g) {
+    const at::Tensor& own = of_group[g];
+    rows.push_back(own.unsqueeze(0).expand({sizes_[g] / each_, own.size(0)}));
+  }
+  at::Tensor sorted = at::cat(rows);
+  if (inverse_.defined()) {
+    sorted = sorted.index_select(0, inverse_);
+  }
+  if (each_ > 1) {
+    sorted = interleaved_ ? sorted.repeat({each_, 1})
+                          : sorted.repeat_interleave(each_, 0);
+  }
+  std::vector<std::int64_t> shape(static_cast<std::size_t>(dimensions), 1);
+  shape[static_cast<std::size_t>(dim_)] = sorted.size(0);
+  shape.back() = sorted.size(1);
+  return sorted.view(shape);
+}
+
+MixedBatch::MixedBatch(std::vector<Group> groups, bool positions_first)
+    : groups_(std::move(groups)), positions_first_(positions_first) {
+  std::vector<std::int64_t> order;
+  for (const Group& group : groups_) {
+    order.insert(order.end(), group.rows.begin(), group.rows.end());
+  }
+  rows_ = static_cast<std::int64_t>(order.size());
+  if (!std::is_sorted(order.begin(), order.end())) {
+    order_ = at::tensor(order, at::TensorOptions(at::kLong));
+    inverse_ = order_.argsort();
+  }
+}
+
+bool MixedBatch::is_known(std::int64_t positions, bool may_be_first) const {
+  if (positions_.empty() && may_be_first) {
+    positions_.insert(positions);
+  }
+  return positions_.contains(positions);
+}
+
+// `leading` are the dimensions of batch and positions.
+bool MixedBatch::find_batch(
+    at::IntArrayRef leading,
+    bool positions_first,
+    RowSplit& split) const {
+  const std::size_t count = leading.size();
+  if (count == 0) {
+    return false;
+  }
+  if (count == 1) {
+    // One position of each row, or all of them one after the other.
+    split.each_ = leading[0] / rows_;
+    split.interleaved_ = positions_first;
+    return leading[0] == rows_ * split.each_ && split.each_ > 0 &&
+        (split.each_ == 1 || is_known(split.each_, false));
+  }
+  const std::size_t dim = positions_first ? 1 : 0;
+  split.dim_ = static_cast<std::int64_t>(dim);
+  if (leading[dim] == rows_) {
+    positions_.insert(product(leading) / rows_);
+    return true;
+  }
+  split.repeated_ = leading[dim] == 1;
+  if (split.repeated_) {
+    return true;
+  }
+  // Windows of an image: several for each row, together.
+  split.each_ = leading[0] / rows_;
+  return !positions_first && leading[1] != rows_ && split.each_ > 0 &&
+      leading[0] == rows_ * split.each_;
+}
+
+RowSplit MixedBatch::split(
+    const at::Tensor& x,
+    std::int64_t features,
+    bool positions_first) const {
+  RowSplit split;
+  split.rows_ = rows_;
+  const auto leading = x.dim() < features
+      ? at::IntArrayRef()
+      : x.sizes().slice(0, static_cast<std::size_t>(x.dim() - features));
+  bool found = find_batch(leading, positions_first || positions_first_, split);
+  if (!found && leading.size() == 1 && features == 1 && split.each_ > 1 &&
+      leading[0] == rows_ * split.each_) {
+    found = is_known(split.each_, true);
+  }
+  if (!found) {
+    throw Error(
+        ErrorKind::shape,
+        concat(
+            "a mixed batch (BatchAdapters) has ",
+            rows_,
+            " rows (",
+            describe(groups_),
+            "), and an adapted layer sees ",
+            x.sizes(),
+            ", where they cannot be told apart; name one adapter for each row "
+            "of the batch, and say BatchOrder::positions_first when the "
+            "model's tensors are [positions, batch, ...]"));
+  }
+  for (const Group& group : groups_) {
+    split.sizes_.push_back(
+        static_cast<std::int64_t>(group.rows.size()) * split.each_);
+  }
+  if (order_.defined()) {
+    split.order_ = order_.to(x.device());
+    split.inverse_ = inverse_.to(x.device());
+  }
+  return split;
+}
+
+}  // namespace peft::detail

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one thread runs in a model in place of the model's own choice, for as
+// long as a scope lives.
+#pragma once
+
+#include <memory>
+
+#include "hosting/choice.h"
+
+namespace peft::detail {
+
+class MixedBatch;
+
+/// What this thread runs in a model now.
+struct Running {
+  std::shared_ptr<const Choice> held;  // none: a scope holds the choice
+  const Choice* choice;
+  double scale = 1;                   // multiplies every adapter's own
+  const MixedBatch* batch = nullptr;  // set: in place of `choice`
+};
+
+Running running(const Activation& model);
+
+/// Scopes of one thread nest: the innermost for a model counts. Ends in the
+/// thread that began it.
+class ThreadChoice {
+ public:
+  ThreadChoice(
+      std::shared_ptr<const Activation> model,
+      std::shared_ptr<const Choice> choice,
+      double scale = 1,
+      std::shared_ptr<const MixedBatch> batch = nullptr);
+  ~ThreadChoice();
+  ThreadChoice(const ThreadChoice&) = delete;
+  ThreadChoice& operator=(const ThreadChoice&) = delete;
+
+  /// This thread's innermost for a model, or nullptr.
+  static const ThreadChoice* innermost(const Activation& model);
+  const std::shared_ptr<const Choice>& choice() const { return choice_; }
+  double scale() const { return scale_; }
+  const std::shared_ptr<const MixedBatch>& batch() const { return batch_; }
+
+ private:
+  const std::shared_ptr<const Activation> model_;
+  const std::shared_ptr<const Choice> choice_;
+  const double scale_;
+  const std::shared_ptr<const MixedBatch> batch_;
+  ThreadChoice* outer_;
+};
+
+}  // namespace peft::detail

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "peft/base_weights.h"
+
+#include <unordered_set>
+
+#include <ATen/core/grad_mode.h>
+
+#include "base/mistakes.h"
+#include "base/text.h"
+#include "hosting/module_host.h"
+#include "model/merge.h"
+
+namespace peft {
+namespace {
+
+using namespace detail;
+
+// Every name of every tensor of the model itself.
+class NamedTensorsOf {
+ public:
+  explicit NamedTensorsOf(const torch::nn::Module& model) { add(model, ""); }
+  const StateDict& all() const { return all_; }
+
+ private:
+  void add(const torch::nn::Module& module, const std::string& path) {
+    if (!on_path_.insert(&module).second) {
+      return;  // a module that contains itself
+    }
+    for (const auto& named :
+         {module.named_parameters(false), module.named_buffers(false)}) {
+      for (const auto& item : named) {
+        const std::string name = join_path(path, item.key());
+        if (item.value().defined() && !all_.contains(name)) {
+          all_.insert(name, item.value());
+        }
+      }
+    }
+    for (const auto& child : module.named_children()) {
+      if (!is_adapter_module(*child.value())) {
+        add(*child.value(), join_path(path, child.key()));
+      }
+    }
+    on_path_.erase(&module);
+  }
+
+  StateDict all_;
+  std::unordered_set<const torch::nn::Module*> on_path_;
+};
+
+}  // namespace
+
+StateDict get_base_model_state_dict(
+    const torch::nn::Module& model,
+    BaseValues values) {
+  StateDict own = NamedTensorsOf(model).all();
+  const auto state = find_state(ModuleHost(model));
+  if (values == BaseValues::own || !state) {
+    return own;
+  }
+  const auto turn = state->lock();
+  // A tied tensor may be merged in one of its layers only: by name.
+  for (const auto& [name, tensor] :
+       merged_tensors(*state, "get_base_model_state_dict")) {
+    if (at::Tensor* found = own.find(name)) {
+      *found = tensor;
+    }
+  }
+  return own;
+}
+
+LoadReport set_base_model_state_dict(
+    torch::nn::Module& model,
+    const StateDict& given,
+    bool strict) {
+  const StateDict own = NamedTensorsOf(model).all();
+  const auto state = find_state(ModuleHost(model));
+  const auto turn = take_turn(state.get());
+  LoadReport report;
+  Mistakes mistakes(
+      ErrorKind::shape,
+      "[set_base_model_state_dict] the weights do not fit the model");
+  for (const auto& item : given) {
+    const at::Tensor* found = own.find(item.key());
+    if (!found) {
+      report.unexpected_keys.push_back(item.key());
+    } else if (found->sizes() != item.value().sizes()) {
+      mistakes.add(concat(
+          "'",
+          item.key(),
+          "': given ",
+          item.value().sizes(),
+          ", the model has ",
+          found->sizes()));
+    }
+  }
+  for (const auto& item : own) {
+    if (!given.contains(item.key())) {
+      report.missing_keys.push_back(item.key());
+    }
+  }
+  const auto add = [&](const char* what, const std::vector<std::string>& keys) {
+    if (strict && !keys.empty()) {
+      mistakes.add(concat(
+          keys.size(),
+          what,
+          list_names(keys),
+          " (strict = false leaves them out)"));
+    }
+  };
+  add(" tensors of the model are missing: ", report.missing_keys);
+  add(" tensors given are not the model's: ", report.unexpected_keys);
+  mistakes.raise_if_any();
+  const at::NoGradGuard no_grad;
+  for (const auto& item : given) {
+    if (const at::Tensor* found = own.find(item.key())) {
+      at::Tensor to = *found;
+      to.copy_(item.value());
+    }
+  }
+  return report;
+}
+
+}  // namespace peft

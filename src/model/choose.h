@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Adapters by name, as something that can run.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "model/model_state.h"
+
+namespace peft::detail {
+
+using Chosen = std::vector<const AdapterRecord*>;
+
+/// The adapters called `names`, each once, with values in memory. Throws Error
+/// (state) for names that do not exist, and for two adapters that replace the
+/// same module or row.
+Chosen find_adapters(
+    ModelState& state,
+    const std::vector<std::string>& names,
+    const char* asking);
+
+/// In the order they apply.
+AttachedAdapters in_order(const Chosen& chosen);
+
+/// Makes these the model's own choice. A merged model is unmerged, with a
+/// warning.
+void choose(ModelState& state, AttachedAdapters adapters, const char* asking);
+
+}  // namespace peft::detail

@@ -1,0 +1,528 @@
+// SPDX-License-Identifier: Apache-2.0
+// One adapter made of several: see peft/combine.h.
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+
+#include "base/text.h"
+#include "config/copy_fields.h"
+#include "hosting/module_host.h"
+#include "hosting/replace_data.h"
+#include "methods/factor_blocks.h"
+#include "methods/factor_combination.h"
+#include "model/adapter_tensors.h"
+#include "model/hotswap.h"
+#include "model/injection.h"
+#include "model/lora_update.h"
+#include "peft/combine.h"
+#include "peft/ia3_config.h"
+
+namespace peft {
+namespace {
+
+using namespace detail;
+using Type = Combination::Type;
+
+constexpr const char* asking = "add_weighted_adapter";
+
+const std::vector<std::pair<std::string, Type>>& combination_types() {
+  static const std::vector<std::pair<std::string, Type>> types = {
+      {"linear", Type::linear},
+      {"cat", Type::cat},
+      {"svd", Type::svd},
+      {"ties", Type::ties},
+      {"ties_svd", Type::ties_svd},
+      {"dare_linear", Type::dare_linear},
+      {"dare_linear_svd", Type::dare_linear_svd},
+      {"dare_ties", Type::dare_ties},
+      {"dare_ties_svd", Type::dare_ties_svd},
+      {"magnitude_prune", Type::magnitude_prune},
+      {"magnitude_prune_svd", Type::magnitude_prune_svd}};
+  return types;
+}
+
+bool prunes(Type type) {
+  return type != Type::linear && type != Type::cat && type != Type::svd;
+}
+
+// One adapter among those that are combined.
+struct Source {
+  const AdapterRecord* record;
+  double weight;
+};
+
+// What the sources have on one weight.
+struct Layer {
+  const Target* target;
+  std::vector<ScaledFactors> parts;
+  at::Tensor bias;  // the weighted sum; undefined: none has one
+};
+
+class Options {
+ public:
+  Options(const CombineOptions& given, Mistakes& mistakes) {
+    std::vector<std::string> names;
+    bool found = false;
+    for (const auto& [name, type] : combination_types()) {
+      names.push_back(name);
+      if (name == given.combination_type) {
+        how_.type = type;
+        found = true;
+      }
+    }
+    if (!found) {
+      mistakes.add(concat(
+          "combination_type = '",
+          given.combination_type,
+          "'",
+          did_you_mean(given.combination_type, names),
+          "; there are ",
+          list_names(names, 20)));
+    }
+    set_density(given, mistakes);
+    set_svd(given, mistakes);
+    if (given.majority_sign_method != "total" &&
+        given.majority_sign_method != "frequency") {
+      mistakes.add(concat(
+          "majority_sign_method = '",
+          given.majority_sign_method,
+          "'; give \"total\" or \"frequency\""));
+    }
+    how_.majority = given.majority_sign_method == "frequency"
+        ? MajoritySign::frequency
+        : MajoritySign::total;
+    how_.random = given.generator;
+  }
+
+  Combination& how() { return how_; }
+
+ private:
+  void set_density(const CombineOptions& given, Mistakes& mistakes) {
+    if (!given.density) {
+      if (prunes(how_.type)) {
+        mistakes.add(concat(
+            "combination_type = '",
+            given.combination_type,
+            "' prunes: set density, the share of values to keep"));
+      }
+      return;
+    }
+    how_.density = *given.density;
+    if (!(how_.density >= 0 && how_.density <= 1)) {
+      mistakes.add(concat("density = ", how_.density, "; give one in [0, 1]"));
+    }
+  }
+
+  void set_svd(const CombineOptions& given, Mistakes& mistakes) {
+    if (given.svd_rank && *given.svd_rank <= 0) {
+      mistakes.add(
+          concat("svd_rank = ", *given.svd_rank, "; give one above 0"));
+    }
+    if (given.svd_clamp && !(*given.svd_clamp > 0 && *given.svd_clamp <= 1)) {
+      mistakes.add(concat(
+          "svd_clamp = ", *given.svd_clamp, "; give a quantile in (0, 1]"));
+    }
+    how_.svd_clamp = given.svd_clamp;
+  }
+
+  Combination how_;
+};
+
+std::vector<Source> find_sources(
+    ModelState& state,
+    const std::vector<std::string>& names,
+    const std::vector<double>& weights,
+    Mistakes& mistakes) {
+  if (names.empty()) {
+    mistakes.add("no adapters were given");
+  }
+  if (names.size() != weights.size()) {
+    mistakes.add(concat(
+        names.size(), " adapters and ", weights.size(), " weights are given"));
+  }
+  std::vector<Source> sources;
+  std::set<std::string> seen;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    AdapterRecord* record = state.find(names[i]);
+    if (!record) {
+      mistakes.add(concat(
+          "the model has no adapter '",
+          names[i],
+          "'",
+          did_you_mean(names[i], state.names()),
+          "; it has ",
+          list_names(state.names())));
+    } else if (!seen.insert(names[i]).second) {
+      mistakes.add(concat("adapter '", names[i], "' is given twice"));
+    } else if (i < weights.size()) {
+      if (!std::isfinite(weights[i])) {
+        mistakes.add(concat("the weight of '", names[i], "' is ", weights[i]));
+      }
+      make_resident(state, *record);
+      sources.push_back({record, weights[i]});
+    }
+  }
+  return sources;
+}
+
+void check_kinds(const std::vector<Source>& sources, Mistakes& mistakes) {
+  const std::string first = sources.front().record->config->peft_type();
+  for (const Source& source : sources) {
+    const std::string type = source.record->config->peft_type();
+    if (type != first) {
+      mistakes.add(concat(
+          "'",
+          sources.front().record->name,
+          "' is of method ",
+          first,
+          " and '",
+          source.record->name,
+          "' of ",
+          type,
+          "; convert_to_lora makes them one"));
+    } else if (type != "LORA" && type != "IA3") {
+      mistakes.add(
+          ErrorKind::unsupported,
+          concat(
+              "'",
+              source.record->name,
+              "' is of method ",
+              type,
+              ", which has no combination; convert_to_lora makes it LoRA"));
+    }
+  }
+}
+
+// Parts of adapters that no weighted sum combines.
+void check_parts(const std::vector<Source>& sources, Mistakes& mistakes) {
+  std::map<const AdaptedWeight*, std::string> copies;
+  for (const auto& [record, weight] : sources) {
+    check_filled(*record, asking);
+    for (const Target& target : record->targets) {
+      if (target.role == Role::token_rows) {
+        mistakes.add(
+            ErrorKind::unsupported,
+            concat(
+                "'",
+                record->name,
+                "' trains rows of '",
+                target.layer_path,
+                "' (trainable_token_indices), which are not combined"));
+      }
+      const auto update = target.of_method() ? update_of(target) : std::nullopt;
+      if (update && !update->is_all) {
+        mistakes.add(
+            ErrorKind::unsupported,
+            concat(
+                "'",
+                record->name,
+                "' has DoRA's magnitudes on '",
+                target.layer_path,
+                "', which are not combined; convert_to_lora makes it plain"));
+        break;
+      }
+      if (target.role == Role::saved_copy) {
+        const auto [place, is_new] =
+            copies.try_emplace(target.weight.get(), record->name);
+        if (!is_new) {
+          mistakes.add(concat(
+              "'",
+              place->second,
+              "' and '",
+              record->name,
+              "' both have their own copy of '",
+              target.layer_path,
+              "' (modules_to_save)"));
+        }
+      }
+    }
+  }
+}
+
+std::vector<Layer> gather_layers(const std::vector<Source>& sources) {
+  std::vector<Layer> layers;
+  std::map<std::string, std::size_t> places;
+  for (const auto& [record, weight] : sources) {
+    for (const Target& target : record->targets) {
+      if (!target.of_method()) {
+        continue;
+      }
+      const auto [place, is_new] =
+          places.try_emplace(target.file_prefix, layers.size());
+      if (is_new) {
+        layers.push_back({&target, {}, {}});
+      }
+      Layer& layer = layers[place->second];
+      const auto update = update_of(target);
+      layer.parts.push_back(
+          {update->factors.A, update->factors.B, weight, update->scale});
+      if (update->bias.defined()) {
+        const at::Tensor bias = update->bias * (weight * update->scale);
+        layer.bias = layer.bias.defined() ? layer.bias + bias : bias;
+      }
+    }
+  }
+  return layers;
+}
+
+std::int64_t largest_rank(const Source& source) {
+  std::int64_t rank = 0;
+  for (const Target& target : source.record->targets) {
+    if (target.of_method()) {
+      rank = std::max(rank, rank_of(update_of(target)->factors, target.layout));
+    }
+  }
+  return rank;
+}
+
+// The rank of the result, and what stands in its way.
+std::int64_t choose_rank(
+    const std::vector<Source>& sources,
+    const CombineOptions& options,
+    Type type,
+    Mistakes& mistakes) {
+  std::int64_t largest = 0;
+  std::int64_t sum = 0;
+  std::string ranks;  // "a: 2, b: 4"
+  bool equal = true;
+  for (const Source& source : sources) {
+    const std::int64_t rank = largest_rank(source);
+    equal = equal && (largest == 0 || rank == largest);
+    largest = std::max(largest, rank);
+    sum += rank;
+    ranks += concat(ranks.empty() ? "" : ", ", source.record->name, ": ", rank);
+  }
+  if (needs_equal_ranks(type) && !equal) {
+    mistakes.add(concat(
+        "combination_type = '",
+        options.combination_type,
+        "' needs equal ranks (",
+        ranks,
+        "); \"cat\" and the \"svd\" types do not"));
+  }
+  return type == Type::cat        ? sum
+      : has_rank_of_its_own(type) ? options.svd_rank.value_or(largest)
+                                  : largest;
+}
+
+FactorPair combine(const Layer& layer, const Combination& how) {
+  const WeightLayout& layout = layer.target->layout;
+  if (needs_equal_ranks(how.type)) {
+    std::vector<ScaledFactors> parts = layer.parts;
+    for (ScaledFactors& part : parts) {
+      const auto padded = pad_rank({part.A, part.B}, layout, how.rank);
+      part.A = padded.A;
+      part.B = padded.B;
+    }
+    return combine_factors(parts, how);
+  }
+  std::vector<std::vector<FactorPair>> by_part;
+  for (const ScaledFactors& part : layer.parts) {
+    by_part.push_back(split_factors({part.A, part.B}, layout));
+  }
+  Combination of_block = how;
+  of_block.rank = block_rank(layout, how.rank);
+  std::vector<FactorPair> blocks;
+  for (std::size_t b = 0; b < by_part.front().size(); ++b) {
+    std::vector<ScaledFactors> parts;
+    for (std::size_t i = 0; i < by_part.size(); ++i) {
+      parts.push_back(
+          {by_part[i][b].A,
+           by_part[i][b].B,
+           layer.parts[i].weight,
+           layer.parts[i].scale});
+    }
+    blocks.push_back(combine_factors(parts, of_block));
+  }
+  return pad_rank(join_factors(blocks, layout), layout, how.rank);
+}
+
+// Copies of modules, which one adapter has alone.
+void insert_copies(StateDict& weights, const std::vector<Source>& sources) {
+  for (const auto& [record, weight] : sources) {
+    for (const Target& target : record->targets) {
+      if (target.role == Role::saved_copy && !target.tied_to) {
+        weights.insert(
+            join_path(target.file_prefix, target.specs[0].file_name),
+            target.attachment->parameters[0].detach());
+      }
+    }
+  }
+}
+
+void fill_biases(StateDict& weights, const std::vector<Layer>& layers) {
+  const bool any = std::any_of(layers.begin(), layers.end(), [](const auto& l) {
+    return l.bias.defined();
+  });
+  for (const Layer& layer : layers) {
+    const std::string key = join_path(layer.target->file_prefix, "lora_B.bias");
+    if (any && !weights.contains(key)) {
+      weights.insert(
+          key, layer.parts.front().B.new_zeros({layer.target->layout.outputs}));
+    }
+  }
+}
+
+// Sources may keep float32 factors on a base of less.
+void widen(
+    const AdapterRecord& record,
+    const StateDict& weights,
+    at::ScalarType dtype) {
+  for (const auto& item : adapter_tensors(record)) {
+    const at::Tensor* exact_values = weights.find(item.key());
+    if (exact_values && item.value().scalar_type() != dtype &&
+        item.value().is_floating_point()) {
+      replace_data(
+          item.value(), exact_values->to(item.value().device(), dtype));
+    }
+  }
+}
+
+std::unique_ptr<AdapterConfig> combined_config(
+    const std::vector<Source>& sources) {
+  auto config = sources.front().record->config->clone();
+  config->inference_mode = true;
+  std::vector<std::string> saved;
+  for (const auto& [record, weight] : sources) {
+    for (const auto& name : record->config->modules_to_save) {
+      if (std::find(saved.begin(), saved.end(), name) == saved.end()) {
+        saved.push_back(name);
+      }
+    }
+  }
+  config->modules_to_save = std::move(saved);
+  return config;
+}
+
+Adapters add(
+    const Host& host,
+    const std::shared_ptr<ModelState>& state,
+    const std::vector<Source>& sources,
+    const AdapterConfig& config,
+    const StateDict& weights,
+    const std::string& name) {
+  const auto& first = *sources.front().record;
+  const at::ScalarType dtype =
+      first.targets.front().attachment->parameters.front().scalar_type();
+  const bool by_parameters = !config.target_rules().target_parameters.empty();
+  Adapters adapters = inject(
+      config,
+      host,
+      name,
+      {.layers_of = by_parameters ? nullptr : &weights,
+       .weights = &weights,
+       .activate = false});
+  widen(*state->find(name), weights, dtype);
+  return adapters;
+}
+
+Adapters combine_lora(
+    const Host& host,
+    const std::shared_ptr<ModelState>& state,
+    const std::vector<Source>& sources,
+    const std::string& name,
+    const CombineOptions& given,
+    Combination how,
+    Mistakes& mistakes) {
+  if (sources.size() == 1 && !given.svd_rank) {
+    how.type = Type::linear;  // is exact then, as in PEFT
+  }
+  how.rank = choose_rank(sources, given, how.type, mistakes);
+  mistakes.raise_if_any();
+  const at::NoGradGuard no_grad;
+  const std::vector<Layer> layers = gather_layers(sources);
+  StateDict weights;
+  std::vector<const Target*> targets;
+  for (const Layer& layer : layers) {
+    insert_update(
+        weights,
+        *layer.target,
+        {.factors = combine(layer, how), .bias = layer.bias});
+    targets.push_back(layer.target);
+  }
+  fill_biases(weights, layers);
+  const auto config = combined_config(sources);
+  auto& lora = dynamic_cast<LoraConfig&>(*config);
+  set_ranks(lora, targets, weights);
+  lora.bias = "none";
+  insert_copies(weights, sources);
+  return add(host, state, sources, *config, weights, name);
+}
+
+Adapters combine_ia3(
+    const Host& host,
+    const std::shared_ptr<ModelState>& state,
+    const std::vector<Source>& sources,
+    const std::string& name) {
+  const at::NoGradGuard no_grad;
+  StateDict weights;
+  for (const auto& [record, weight] : sources) {
+    for (const Target& target : record->targets) {
+      if (!target.of_method()) {
+        continue;
+      }
+      const std::string key = join_path(target.file_prefix, "ia3_l");
+      const at::Tensor part =
+          exact(target.attachment->parameters[0].detach()) * weight;
+      if (at::Tensor* sum = weights.find(key)) {
+        *sum = *sum + part;
+      } else {
+        weights.insert(key, part);
+      }
+    }
+  }
+  insert_copies(weights, sources);
+  const auto config = combined_config(sources);
+  return add(host, state, sources, *config, weights, name);
+}
+
+}  // namespace
+
+Adapters add_weighted_adapter(
+    torch::nn::Module& model,
+    const std::vector<std::string>& names,
+    const std::vector<double>& weights,
+    const std::string& adapter_name,
+    const CombineOptions& given) {
+  const ModuleHost host(model);
+  const auto state = get_state(host);
+  const auto turn = state->lock();
+  Mistakes mistakes(
+      ErrorKind::config,
+      concat("[", asking, "] cannot make adapter '", adapter_name, "'"));
+  Options options(given, mistakes);
+  const auto sources = find_sources(*state, names, weights, mistakes);
+  if (state->find(adapter_name)) {
+    mistakes.add(
+        concat("the model has an adapter '", adapter_name, "' already"));
+  }
+  if (!sources.empty()) {
+    check_kinds(sources, mistakes);
+  }
+  mistakes.raise_if_any();
+  check_parts(sources, mistakes);
+  mistakes.raise_if_any();
+  return sources.front().record->config->peft_type() == "IA3"
+      ? combine_ia3(host, state, sources, adapter_name)
+      : combine_lora(
+            host, state, sources, adapter_name, given, options.how(), mistakes);
+}
+
+Adapters subtract_adapter(
+    torch::nn::Module& model,
+    const std::string& adapter,
+    const std::string& other,
+    const std::string& adapter_name) {
+  return add_weighted_adapter(
+      model,
+      {adapter, other},
+      {1, -1},
+      adapter_name,
+      {.combination_type = "cat"});
+}
+
+}  // namespace peft

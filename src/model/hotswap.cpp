@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/hotswap.h"
+
+#include <algorithm>
+
+#include <ATen/core/grad_mode.h>
+
+#include "base/text.h"
+#include "config/copy_fields.h"
+#include "hosting/module_host.h"
+#include "model/adapter_tensors.h"
+#include "model/attach.h"
+#include "model/make_target.h"
+#include "peft/attach.h"
+#include "peft/hotswap.h"
+
+namespace peft {
+namespace detail {
+namespace {
+
+bool is_trained(const Target& target) {
+  const Tensors& tensors = target.attachment->parameters;
+  return std::any_of(tensors.begin(), tensors.end(), [](const at::Tensor& t) {
+    return t.requires_grad();
+  });
+}
+
+bool same_shapes(const Target& a, const Target& b) {
+  return std::equal(
+      a.specs.begin(),
+      a.specs.end(),
+      b.specs.begin(),
+      b.specs.end(),
+      [](const ParameterSpec& x, const ParameterSpec& y) {
+        return x.dict == y.dict && x.leaf == y.leaf && x.shape == y.shape;
+      });
+}
+
+std::int64_t size_of(const AdapterRecord& record) {
+  std::int64_t bytes = 0;
+  for (const Target& target : record.targets) {
+    if (!target.tied_to) {
+      for (const at::Tensor& tensor : target.attachment->parameters) {
+        bytes += static_cast<std::int64_t>(tensor.nbytes());
+      }
+    }
+  }
+  return bytes;
+}
+
+// A target as if it were to be injected once more.
+PlannedTarget plan_again(
+    const Target& target,
+    std::shared_ptr<const Method> method) {
+  PlannedTarget planned{
+      .hosted =
+          {.name = target.tensor_name,
+           .base = target.base,
+           .layout = target.layout,
+           .is_training = target.attachment->is_training},
+      .target = target,
+      .method = std::move(method)};
+  if (target.bias) {
+    planned.bias = {
+        {.base = target.bias->base()}, *target.bias_attachment->bias_rows};
+  }
+  return planned;
+}
+
+class Swap {
+ public:
+  Swap(AdapterRecord& record, const AdapterConfig& config, const char* asking)
+      : record_(record), asking_(asking), config_(config.clone()) {
+    copy_fields(*record.config, *config_, target_fields());
+    config_->inference_mode = record.config->inference_mode;
+  }
+
+  LoadReport plan(const StateDict& weights) {
+    fit(weights);
+    make(weights);
+    std::set<std::string> may_miss;
+    for (const auto& item : without_weights_) {
+      may_miss.insert(item);
+    }
+    AdapterRecord preview{.name = record_.name, .config = config_->clone()};
+    for (const MadeTarget& made : made_) {
+      preview.targets.push_back(made.planned.target);
+    }
+    preview.biases = record_.biases;
+    load_where_given(preview, weights, may_miss, asking_);
+    LoadReport report;
+    report.missing_keys = std::move(without_weights_);
+    return report;
+  }
+
+  void commit(ModelState& state) {
+    for (std::size_t i = 0; i < made_.size(); ++i) {
+      replace(record_.targets[i], made_[i]);
+    }
+    record_.config = std::move(config_);
+    if (record_.source) {
+      record_.source->bytes = std::max<std::int64_t>(size_of(record_), 1);
+    }
+    attach(state, record_, record_.attached->id());
+    make_schedule(record_);
+  }
+
+ private:
+  // Ranks by the shapes of what is given, where the patterns say otherwise.
+  void fit(const StateDict& weights) {
+    const MethodEntry& entry = method_entry(*config_);
+    for (const Target& target : record_.targets) {
+      const auto shapes = stored_shapes(weights, target.file_prefix);
+      if (entry.fit && target.of_method() && !shapes.empty()) {
+        entry.fit(*config_, target.name(), target.layout, shapes);
+      }
+    }
+    Mistakes mistakes(
+        ErrorKind::config,
+        concat("[", asking_, "] cannot swap adapter '", record_.name, "'"));
+    config_->check(mistakes);
+    mistakes.raise_if_any();
+  }
+
+  void make(const StateDict& weights) {
+    const MethodEntry& entry = method_entry(*config_);
+    const auto neutral = config_->clone();
+    entry.start_without_effect(*neutral);
+    Mistakes mistakes(
+        ErrorKind::config,
+        concat("[", asking_, "] cannot swap adapter '", record_.name, "'"));
+    std::vector<std::shared_ptr<const Method>> methods;
+    for (const Target& target : record_.targets) {
+      methods.push_back(target.attachment->method);
+      if (target.of_method()) {
+        const bool given = !stored_shapes(weights, target.file_prefix).empty();
+        methods.back() = entry.make(given ? *config_ : *neutral, target.name());
+        methods.back()->check(target.layout, target.layer_path, mistakes);
+      }
+    }
+    mistakes.raise_if_any();
+    for (std::size_t i = 0; i < methods.size(); ++i) {
+      make_one(record_.targets[i], methods[i], weights);
+    }
+  }
+
+  void make_one(
+      const Target& target,
+      std::shared_ptr<const Method> method,
+      const StateDict& weights) {
+    PlannedTarget planned = plan_again(target, std::move(method));
+    if (target.tied_to) {
+      made_.push_back(make_tied(std::move(planned), made_[*target.tied_to]));
+      return;
+    }
+    const bool given = !stored_shapes(weights, target.file_prefix).empty();
+    made_.push_back(
+        make_target(std::move(planned), is_trained(target), {.empty = given}));
+    const Target& now = made_.back().planned.target;
+    if (!target.of_method()) {  // goes on as it is where nothing is given
+      const at::NoGradGuard no_grad;
+      for (std::size_t i = 0; i < now.specs.size(); ++i) {
+        at::Tensor to = now.attachment->parameters[i];
+        to.copy_(target.attachment->parameters[i]);
+      }
+    }
+    if (!given) {
+      for (const ParameterSpec& spec : now.specs) {
+        if (!spec.file_name.empty()) {
+          without_weights_.push_back(
+              join_path(target.file_prefix, spec.file_name));
+        }
+      }
+    }
+  }
+
+  void replace(Target& target, MadeTarget& made) {
+    Target& next = made.planned.target;
+    if (record_.source) {
+      next.attachment->dropout = nullptr;
+    } else if (is_trained(target) && same_shapes(target, next)) {
+      keep_tensors(target, next);
+    } else {
+      const Seat seat = target.seat();
+      unregister_adapter(seat, record_.name);
+      register_adapter(seat, record_.name, made.seated, target.weight);
+    }
+    target = next;
+  }
+
+  // An optimiser may hold them.
+  static void keep_tensors(const Target& target, Target& next) {
+    const at::NoGradGuard no_grad;
+    const Tensors& own = target.attachment->parameters;
+    for (std::size_t i = 0; i < own.size() && !target.tied_to; ++i) {
+      at::Tensor to = own[i];
+      to.copy_(next.attachment->parameters[i]);
+    }
+    next.attachment->parameters = own;
+    next.attachment->dropout = target.attachment->dropout;
+    if (next.bias_attachment) {
+      next.bias_attachment->parameters = own;
+    }
+  }
+
+  AdapterRecord& record_;
+  const char* asking_;
+  std::unique_ptr<AdapterConfig> config_;
+  std::vector<MadeTarget> made_;
+  std::vector<std::string> without_weights_;  // keys
+};
+
+}  // namespace
+
+void check_not_attached(const AdapterRecord& record, const char* asking) {
+  if (record.source) {
+    throw Error(
+        ErrorKind::state,
+        concat(
+            "[",
+            asking,
+            "] '",
+            record.name,
+            "' was attached to a folder, which its values are read from; load "
+            "it with load_adapter to change them"));
+  }
+}
+
+LoadReport hotswap(
+    ModelState& state,
+    AdapterRecord& record,
+    const AdapterConfig& config,
+    const StateDict& weights,
+    const char* asking) {
+  if (config.peft_type() != record.config->peft_type()) {
+    throw Error(
+        ErrorKind::config,
+        concat(
+            "[",
+            asking,
+            "] adapter '",
+            record.name,
+            "' is of method ",
+            record.config->peft_type(),
+            ", the new one of ",
+            config.peft_type(),
+            "; load it under another name"));
+  }
+  if (state.is_merged(record)) {
+    throw Error(
+        ErrorKind::state,
+        concat(
+            "[",
+            asking,
+            "] '",
+            record.name,
+            "' is merged; call unmerge_adapter first"));
+  }
+  check_not_attached(record, asking);
+  Swap swap(record, config, asking);
+  LoadReport report = swap.plan(weights);
+  swap.commit(state);
+  return report;
+}
+
+namespace {
+
+bool is_in_use(const ModelState& state, const AdapterRecord& record) {
+  const auto& active = state.activation->load()->adapters;
+  return state.is_merged(record) ||
+      std::find(active.begin(), active.end(), record.attached) != active.end();
+}
+
+void let_go(ModelState& state, AdapterRecord& record) {
+  for (std::size_t i = 0; i < record.targets.size(); ++i) {
+    record.targets[i].attachment = record.source->empty[i];
+    record.targets[i].bias_attachment = record.source->empty_biases[i];
+  }
+  record.source->bytes = 0;
+  attach(state, record, record.attached->id());
+}
+
+std::int64_t resident(const ModelState& state) {
+  std::int64_t bytes = 0;
+  for (const auto& adapter : state.adapters) {
+    bytes += adapter->source ? adapter->source->bytes : 0;
+  }
+  return bytes;
+}
+
+void make_room(ModelState& state, const AdapterRecord& coming) {
+  if (!state.memory_budget) {
+    return;
+  }
+  const std::int64_t allowed = *state.memory_budget - size_of(coming);
+  while (resident(state) > std::max<std::int64_t>(allowed, 0)) {
+    AdapterRecord* oldest = nullptr;
+    for (const auto& adapter : state.adapters) {
+      if (adapter.get() != &coming && adapter->source &&
+          adapter->source->bytes > 0 && !is_in_use(state, *adapter) &&
+          (!oldest || *adapter->source->last_use < *oldest->source->last_use)) {
+        oldest = adapter.get();
+      }
+    }
+    if (!oldest) {
+      return;  // all that is left is in use
+    }
+    let_go(state, *oldest);
+  }
+}
+
+// The model may have been moved or cast since.
+bool is_where_its_base_is(const AdapterRecord& record) {
+  for (const Target& target : record.targets) {
+    for (std::size_t i = 0; i < target.specs.size(); ++i) {
+      const at::Tensor& tensor = target.attachment->parameters[i];
+      const bool follows = tensor.is_floating_point() && !target.specs[i].dtype;
+      if (tensor.device() != target.base.device() ||
+          (follows && target.base.is_floating_point() &&
+           tensor.scalar_type() != target.base.scalar_type())) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+void make_resident(ModelState& state, AdapterRecord& record) {
+  if (!record.source) {
+    return;
+  }
+  record.attached->touch(state.clock);
+  if (record.source->bytes > 0 && is_where_its_base_is(record)) {
+    return;
+  }
+  make_room(state, record);
+  const StateDict weights = record.source->read();
+  Swap swap(record, *record.config, "attach_adapter");
+  swap.plan(weights);
+  swap.commit(state);
+}
+
+}  // namespace detail
+
+using namespace detail;
+
+void set_memory_budget(
+    const Adapters& adapters,
+    std::optional<std::int64_t> bytes) {
+  ModelState& state = *adapters.state();
+  const auto turn = state.lock();
+  if (bytes && *bytes < 0) {
+    throw Error(
+        ErrorKind::config,
+        concat("[set_memory_budget] ", *bytes, " bytes; give none or more"));
+  }
+  state.memory_budget = bytes;
+  make_room(state, AdapterRecord{});
+}
+
+std::int64_t resident_bytes(const Adapters& adapters) {
+  const auto turn = adapters.state()->lock();
+  return resident(*adapters.state());
+}
+
+bool is_resident(const Adapters& adapters, const std::string& name) {
+  const auto turn = adapters.state()->lock();
+  return adapters.state()->get(name, "is_resident").attached->is_resident();
+}
+
+void evict(const Adapters& adapters, const std::string& name) {
+  ModelState& state = *adapters.state();
+  const auto turn = state.lock();
+  AdapterRecord& record = state.get(name, "evict");
+  if (!record.source || is_in_use(state, record)) {
+    throw Error(
+        ErrorKind::state,
+        concat(
+            "[evict] '",
+            name,
+            record.source
+                ? "' is active or merged; switch to another first"
+                : "' was not attached by attach_adapter, so nothing "
+                  "could read it again; delete_adapter takes it out"));
+  }
+  if (record.source->bytes > 0) {
+    let_go(state, record);
+  }
+}
+
+LoadReport hotswap_adapter(
+    torch::nn::Module& model,
+    const StateDict& weights,
+    const AdapterConfig& config,
+    const std::string& adapter_name) {
+  const auto state = detail::get_state(detail::ModuleHost(model));
+  const auto turn = state->lock();
+  return detail::hotswap(
+      *state,
+      state->get(adapter_name, "hotswap_adapter"),
+      config,
+      weights,
+      "hotswap_adapter");
+}
+
+}  // namespace peft
