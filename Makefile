@@ -4,6 +4,7 @@
 #   make demo-exported a model exported by Python, fine-tuned in C++
 #   make test          build everything and run all tests
 #   make test-asan     the same under AddressSanitizer and UBSan
+#   make test-tsan     the tests of many threads under ThreadSanitizer
 #   make bench         times beside Python PEFT, as ratios
 #   make format        format the code; make check-format only looks
 #   make clean         remove what was built (.venv stays)

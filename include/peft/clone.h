@@ -16,6 +16,8 @@ namespace peft {
 /// (it finds more child modules than reset() makes). The classes must be
 /// torch::nn::Cloneable, as for clone() itself.
 ///
+/// Attached adapters (peft/attach.h) are loaded ones in the copy.
+///
 /// `model` must not be used by other threads meanwhile. Throws Error, or what
 /// clone() throws; `model` is then as it was.
 PEFT_API std::shared_ptr<torch::nn::Module> clone_module(

@@ -117,7 +117,7 @@ Application AdaptedWeight::application(
       attachment.layout ? *attachment.layout : layout_,
       attachment.parameters,
       norms_,
-      attachment.scale->load() * scale};
+      attachment.scale * scale};
 }
 
 std::optional<Step> AdaptedWeight::step_of(const Attachment& a, CheapForm form)

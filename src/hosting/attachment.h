@@ -38,9 +38,8 @@ struct Attachment {
   std::shared_ptr<torch::nn::DropoutImpl> dropout;  // none: no dropout
   /// Whether the layer trains; not set: the dropout module knows.
   std::function<bool()> is_training;
-  /// Shared by a weight's attachment and its bias's.
-  std::shared_ptr<std::atomic<double>> scale =
-      std::make_shared<std::atomic<double>>(1.0);
+  /// The user's factor.
+  double scale = 1;
 
   /// Whether a forward has read the weight with this on it.
   mutable std::atomic<bool> was_read = false;
@@ -53,7 +52,8 @@ struct Attachment {
         bias_rows(other.bias_rows),
         dropout(other.dropout),
         is_training(other.is_training),
-        scale(other.scale) {}
+        scale(other.scale),
+        was_read(other.was_read.load()) {}
 
   /// The dropout to apply now: 0 in eval mode.
   double dropout_now() const;

@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "hosting/module_host.h"
 #include "model/adapter_tensors.h"
+#include "model/hotswap.h"
 #include "model/injection.h"
 #include "model/merge.h"
 
@@ -166,10 +167,13 @@ void copy_contents(const AdapterRecord& from, const AdapterRecord& to) {
   for (std::size_t i = 0; i < from.targets.size(); ++i) {
     const Attachment& source = *from.targets[i].attachment;
     Attachment& target = *to.targets[i].attachment;
+    target.scale = source.scale;
+    if (to.targets[i].bias_attachment) {
+      to.targets[i].bias_attachment->scale = source.scale;
+    }
     if (from.targets[i].tied_to) {
       continue;  // its tensors are those of another
     }
-    target.scale->store(source.scale->load());
     for (std::size_t p = 0; p < source.parameters.size(); ++p) {
       at::Tensor copy = target.parameters[p];
       if (from.targets[i].specs[p].file_name.empty()) {  // the rest is there
@@ -182,15 +186,18 @@ void copy_contents(const AdapterRecord& from, const AdapterRecord& to) {
 }
 
 void copy_adapters(
-    const ModelState& from,
+    ModelState& from,
     const Host& from_host,
     const Host& to_host) {
   const Replanner replanner(from_host, to_host);
   std::shared_ptr<ModelState> state;
   for (const auto& adapter : from.adapters) {
-    check_filled(*adapter, "clone");
+    if (!adapter->source) {
+      check_filled(*adapter, "clone");
+    }
   }
   for (const auto& adapter : from.adapters) {
+    make_resident(from, *adapter);
     const StateDict weights = adapter_tensors(*adapter);
     state = carry_out(
                 replanner.plan(*adapter), to_host, state, {.weights = &weights})

@@ -176,7 +176,11 @@ class Swap {
 
   void replace(Target& target, MadeTarget& made) {
     Target& next = made.planned.target;
-    if (record_.source) {
+    if (record_.source) {  // read again, and not another one
+      next.attachment->scale = target.attachment->scale;
+      if (next.bias_attachment) {
+        next.bias_attachment->scale = target.attachment->scale;
+      }
       next.attachment->dropout = nullptr;
     } else if (is_trained(target) && same_shapes(target, next)) {
       keep_tensors(target, next);
@@ -273,7 +277,9 @@ bool is_in_use(const ModelState& state, const AdapterRecord& record) {
 
 void let_go(ModelState& state, AdapterRecord& record) {
   for (std::size_t i = 0; i < record.targets.size(); ++i) {
+    const double scale = record.targets[i].attachment->scale;
     record.targets[i].attachment = record.source->empty[i];
+    record.targets[i].attachment->scale = scale;
     record.targets[i].bias_attachment = record.source->empty_biases[i];
   }
   record.source->bytes = 0;

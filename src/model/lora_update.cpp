@@ -25,7 +25,7 @@ Application application(const Target& target) {
       target.layout,
       target.attachment->parameters,
       norms,
-      target.attachment->scale->load()};
+      target.attachment->scale};
 }
 
 // What it adds to the layer's bias, or what it adds to outputs beside it.
