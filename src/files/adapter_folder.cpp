@@ -10,7 +10,7 @@
 #include "files/saved_modules.h"
 #include "hosting/module_host.h"
 #include "model/adapter_tensors.h"
-#include "model/hotswap.h"
+#include "model/residence.h"
 #include "model/injection.h"
 #include "peft/attach.h"
 #include "peft/combine.h"

@@ -8,6 +8,7 @@
 #include <ATen/ops/argsort.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/tensor.h>
+#include <c10/core/InferenceMode.h>
 
 #include "base/text.h"
 #include "peft/error.h"
@@ -88,6 +89,7 @@ at::Tensor RowSplit::by_row(
 
 MixedBatch::MixedBatch(std::vector<Group> groups, bool positions_first)
     : groups_(std::move(groups)), positions_first_(positions_first) {
+  const c10::InferenceMode usable_in_training(false);
   std::vector<std::int64_t> order;
   for (const Group& group : groups_) {
     order.insert(order.end(), group.rows.begin(), group.rows.end());

@@ -5,7 +5,7 @@
 
 #include "base/text.h"
 #include "hosting/module_host.h"
-#include "model/hotswap.h"
+#include "model/residence.h"
 
 namespace peft {
 namespace detail {

@@ -7,8 +7,8 @@
 #include "hosting/module_host.h"
 #include "hosting/replace_data.h"
 #include "model/adapter_tensors.h"
-#include "model/hotswap.h"
 #include "model/model_state.h"
+#include "model/residence.h"
 #include "model/status.h"
 
 namespace peft {

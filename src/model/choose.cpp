@@ -6,7 +6,7 @@
 
 #include "base/text.h"
 #include "base/warning.h"
-#include "model/hotswap.h"
+#include "model/residence.h"
 
 namespace peft::detail {
 namespace {

@@ -8,9 +8,9 @@
 #include "base/text.h"
 #include "hosting/module_host.h"
 #include "model/adapter_tensors.h"
-#include "model/hotswap.h"
 #include "model/injection.h"
 #include "model/merge.h"
+#include "model/residence.h"
 
 namespace peft {
 namespace detail {

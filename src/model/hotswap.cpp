@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
 
 #include "base/text.h"
 #include "config/copy_fields.h"
@@ -11,7 +12,7 @@
 #include "model/adapter_tensors.h"
 #include "model/attach.h"
 #include "model/make_target.h"
-#include "peft/attach.h"
+#include "model/residence.h"
 #include "peft/hotswap.h"
 
 namespace peft {
@@ -34,18 +35,6 @@ bool same_shapes(const Target& a, const Target& b) {
       [](const ParameterSpec& x, const ParameterSpec& y) {
         return x.dict == y.dict && x.leaf == y.leaf && x.shape == y.shape;
       });
-}
-
-std::int64_t size_of(const AdapterRecord& record) {
-  std::int64_t bytes = 0;
-  for (const Target& target : record.targets) {
-    if (!target.tied_to) {
-      for (const at::Tensor& tensor : target.attachment->parameters) {
-        bytes += static_cast<std::int64_t>(tensor.nbytes());
-      }
-    }
-  }
-  return bytes;
 }
 
 // A target as if it were to be injected once more.
@@ -76,6 +65,8 @@ class Swap {
   }
 
   LoadReport plan(const StateDict& weights) {
+    // Tensors made in inference mode could never be trained.
+    const c10::InferenceMode trainable_later(false);
     fit(weights);
     make(weights);
     std::set<std::string> may_miss;
@@ -216,20 +207,6 @@ class Swap {
 
 }  // namespace
 
-void check_not_attached(const AdapterRecord& record, const char* asking) {
-  if (record.source) {
-    throw Error(
-        ErrorKind::state,
-        concat(
-            "[",
-            asking,
-            "] '",
-            record.name,
-            "' was attached to a folder, which its values are read from; load "
-            "it with load_adapter to change them"));
-  }
-}
-
 LoadReport hotswap(
     ModelState& state,
     AdapterRecord& record,
@@ -267,134 +244,16 @@ LoadReport hotswap(
   return report;
 }
 
-namespace {
-
-bool is_in_use(const ModelState& state, const AdapterRecord& record) {
-  const auto& active = state.activation->load()->adapters;
-  return state.is_merged(record) ||
-      std::find(active.begin(), active.end(), record.attached) != active.end();
-}
-
-void let_go(ModelState& state, AdapterRecord& record) {
-  for (std::size_t i = 0; i < record.targets.size(); ++i) {
-    const double scale = record.targets[i].attachment->scale;
-    record.targets[i].attachment = record.source->empty[i];
-    record.targets[i].attachment->scale = scale;
-    record.targets[i].bias_attachment = record.source->empty_biases[i];
-  }
-  record.source->bytes = 0;
-  attach(state, record, record.attached->id());
-}
-
-std::int64_t resident(const ModelState& state) {
-  std::int64_t bytes = 0;
-  for (const auto& adapter : state.adapters) {
-    bytes += adapter->source ? adapter->source->bytes : 0;
-  }
-  return bytes;
-}
-
-void make_room(ModelState& state, const AdapterRecord& coming) {
-  if (!state.memory_budget) {
-    return;
-  }
-  const std::int64_t allowed = *state.memory_budget - size_of(coming);
-  while (resident(state) > std::max<std::int64_t>(allowed, 0)) {
-    AdapterRecord* oldest = nullptr;
-    for (const auto& adapter : state.adapters) {
-      if (adapter.get() != &coming && adapter->source &&
-          adapter->source->bytes > 0 && !is_in_use(state, *adapter) &&
-          (!oldest || *adapter->source->last_use < *oldest->source->last_use)) {
-        oldest = adapter.get();
-      }
-    }
-    if (!oldest) {
-      return;  // all that is left is in use
-    }
-    let_go(state, *oldest);
-  }
-}
-
-// The model may have been moved or cast since.
-bool is_where_its_base_is(const AdapterRecord& record) {
-  for (const Target& target : record.targets) {
-    for (std::size_t i = 0; i < target.specs.size(); ++i) {
-      const at::Tensor& tensor = target.attachment->parameters[i];
-      const bool follows = tensor.is_floating_point() && !target.specs[i].dtype;
-      if (tensor.device() != target.base.device() ||
-          (follows && target.base.is_floating_point() &&
-           tensor.scalar_type() != target.base.scalar_type())) {
-        return false;
-      }
-    }
-  }
-  return true;
-}
-
-}  // namespace
-
-void make_resident(ModelState& state, AdapterRecord& record) {
-  if (!record.source) {
-    return;
-  }
-  record.attached->touch(state.clock);
-  if (record.source->bytes > 0 && is_where_its_base_is(record)) {
-    return;
-  }
-  make_room(state, record);
-  const StateDict weights = record.source->read();
+void read_values(
+    ModelState& state,
+    AdapterRecord& record,
+    const StateDict& weights) {
   Swap swap(record, *record.config, "attach_adapter");
   swap.plan(weights);
   swap.commit(state);
 }
 
 }  // namespace detail
-
-using namespace detail;
-
-void set_memory_budget(
-    const Adapters& adapters,
-    std::optional<std::int64_t> bytes) {
-  ModelState& state = *adapters.state();
-  const auto turn = state.lock();
-  if (bytes && *bytes < 0) {
-    throw Error(
-        ErrorKind::config,
-        concat("[set_memory_budget] ", *bytes, " bytes; give none or more"));
-  }
-  state.memory_budget = bytes;
-  make_room(state, AdapterRecord{});
-}
-
-std::int64_t resident_bytes(const Adapters& adapters) {
-  const auto turn = adapters.state()->lock();
-  return resident(*adapters.state());
-}
-
-bool is_resident(const Adapters& adapters, const std::string& name) {
-  const auto turn = adapters.state()->lock();
-  return adapters.state()->get(name, "is_resident").attached->is_resident();
-}
-
-void evict(const Adapters& adapters, const std::string& name) {
-  ModelState& state = *adapters.state();
-  const auto turn = state.lock();
-  AdapterRecord& record = state.get(name, "evict");
-  if (!record.source || is_in_use(state, record)) {
-    throw Error(
-        ErrorKind::state,
-        concat(
-            "[evict] '",
-            name,
-            record.source
-                ? "' is active or merged; switch to another first"
-                : "' was not attached by attach_adapter, so nothing "
-                  "could read it again; delete_adapter takes it out"));
-  }
-  if (record.source->bytes > 0) {
-    let_go(state, record);
-  }
-}
 
 LoadReport hotswap_adapter(
     torch::nn::Module& model,

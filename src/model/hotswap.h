@@ -16,12 +16,10 @@ LoadReport hotswap(
     const StateDict& weights,
     const char* asking);
 
-/// Throws Error (state) for an adapter whose values are read from a folder,
-/// which nothing else may change.
-void check_not_attached(const AdapterRecord& record, const char* asking);
-
-/// Reads the values of an attached adapter that has none, after others have
-/// made room; counts the use of one that has. Nothing for other adapters.
-void make_resident(ModelState& state, AdapterRecord& record);
+/// The values of an attached adapter, in new tensors.
+void read_values(
+    ModelState& state,
+    AdapterRecord& record,
+    const StateDict& weights);
 
 }  // namespace peft::detail

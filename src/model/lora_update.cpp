@@ -7,6 +7,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/zeros.h>
 
 #include "base/text.h"
 #include "methods/factor_blocks.h"
@@ -200,6 +201,24 @@ void insert_update(
   insert(is_table ? "lora_embedding_B" : "lora_B.weight", update.factors.B);
   if (update.bias.defined()) {
     insert("lora_B.bias", update.bias);
+  }
+}
+
+void fill_biases(
+    StateDict& weights,
+    const std::vector<const Target*>& targets) {
+  const auto key = [](const Target& t) {
+    return join_path(t.file_prefix, "lora_B.bias");
+  };
+  const bool any = std::any_of(targets.begin(), targets.end(), [&](auto* t) {
+    return weights.contains(key(*t));
+  });
+  for (const Target* target : targets) {
+    if (any && !weights.contains(key(*target))) {
+      weights.insert(
+          key(*target),
+          at::zeros({target->layout.outputs}, target->base.options()));
+    }
   }
 }
 

@@ -50,6 +50,10 @@ void insert_update(
     const Target& target,
     const LoraUpdate& update);
 
+/// lora_bias is one for all layers: where some of them have a bias in
+/// `weights`, the others get zeros.
+void fill_biases(StateDict& weights, const std::vector<const Target*>& targets);
+
 /// `config` for these layers: ranks and variants as the shapes of `weights`
 /// have them, and every scale 1.
 void set_ranks(

@@ -2,14 +2,13 @@
 // An adapter at another rank, or as LoRA.
 #include <algorithm>
 
-#include <ATen/ops/zeros.h>
-
 #include "base/text.h"
 #include "config/copy_fields.h"
 #include "hosting/module_host.h"
 #include "model/adapter_tensors.h"
 #include "model/hotswap.h"
 #include "model/lora_update.h"
+#include "model/residence.h"
 
 namespace peft {
 namespace {
@@ -66,25 +65,6 @@ void check_convertible(const AdapterRecord& record, const char* asking) {
     }
   }
   mistakes.raise_if_any();
-}
-
-// lora_bias is one for all layers: those without get zeros.
-void fill_biases(
-    StateDict& weights,
-    const std::vector<const Target*>& targets) {
-  const auto key = [](const Target& t) {
-    return join_path(t.file_prefix, "lora_B.bias");
-  };
-  const bool any = std::any_of(targets.begin(), targets.end(), [&](auto* t) {
-    return weights.contains(key(*t));
-  });
-  for (const Target* target : targets) {
-    if (any && !weights.contains(key(*target))) {
-      weights.insert(
-          key(*target),
-          at::zeros({target->layout.outputs}, target->base.options()));
-    }
-  }
 }
 
 // By file keys.

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What exported programs make special for adapters: modules that were one
 // object in Python, moving, modes.
+#include <atomic>
+#include <thread>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -107,6 +110,57 @@ TEST_F(ProgramAdapters, TakeAdaptersAndSaveThemMerged) {
   EXPECT_TRUE(torch::equal(program.forward({x})[0], before));
   EXPECT_TRUE(program.named_parameters()["body.weight"].is_same(base));
   EXPECT_TRUE(torch::equal(base, copy));
+}
+
+TEST_F(ProgramAdapters, AreMergedIntoTheProgram) {
+  auto program = load(two_layers());
+  const Tensor x = torch::randn({2, 4});
+  peft::LoraConfig config;
+  config.r = 2;
+  config.lora_alpha = 3;
+  config.target_modules = "all-linear";
+  config.init_lora_weights = false;
+  auto adapters = peft::inject_adapter_in_model(config, program);
+  const Tensor adapted = program.forward({x})[0];
+  adapters.merge_adapter();
+  const Tensor merged = program.forward({x})[0];
+  EXPECT_TRUE(torch::allclose(merged, adapted, 1e-4, 1e-5));
+  program.save_merged(folder_ / "while_merged.pt2");
+  peft::merge_and_unload(program);
+  EXPECT_TRUE(torch::equal(program.forward({x})[0], merged));
+  program.save(folder_ / "after.pt2");
+  for (const auto* file : {"while_merged.pt2", "after.pt2"}) {
+    const auto loaded = ExportedProgram::load(folder_ / file);
+    EXPECT_TRUE(torch::equal(loaded.forward({x})[0], merged)) << file;
+  }
+}
+
+// Its own code is what runs, so that one choice serves from start to end.
+TEST_F(ProgramAdapters, ARunSeesOneChoice) {
+  auto program = load(two_layers());
+  const Tensor x = torch::randn({2, 4});
+  peft::LoraConfig config;
+  config.target_modules = "all-linear";
+  config.init_lora_weights = false;
+  config.inference_mode = true;
+  auto adapters = peft::inject_adapter_in_model(config, program, "a");
+  const Tensor a = program.forward({x})[0];
+  peft::inject_adapter_in_model(config, program, "b");
+  const Tensor b = program.forward({x})[0];
+  std::atomic<bool> done = false;
+  std::thread writer([&] {
+    for (int i = 0; !done; ++i) {
+      adapters.set_adapter(i % 2 ? "a" : "b");
+    }
+  });
+  int wrong = 0;
+  for (int i = 0; i < 2000; ++i) {
+    const Tensor y = program.forward({x})[0];
+    wrong += !torch::equal(y, a) && !torch::equal(y, b);
+  }
+  done = true;
+  writer.join();
+  EXPECT_EQ(wrong, 0);
 }
 
 TEST_F(ProgramAdapters, TiedWeightsAreAdaptedWhereTargeted) {

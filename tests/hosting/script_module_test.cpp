@@ -94,6 +94,32 @@ class Scripts : public testing::Test {
   torch::jit::Module model_{"M"};
 };
 
+TEST_F(Scripts, AreOperatedAsModulesAre) {
+  const Tensor x = torch::randn({2, 4});
+  const Tensor before = forward(x);
+  auto adapters = peft::inject_adapter_in_model(config(), model_, "a");
+  const Tensor a = forward(x);
+  peft::inject_adapter_in_model(config(), model_, "b");
+  const Tensor b = forward(x);
+  {
+    const peft::BatchAdapters scope(adapters, {"b", "a"});
+    const Tensor mixed = forward(x);
+    EXPECT_TRUE(torch::allclose(mixed[0], b[0], 1e-4, 1e-5));
+    EXPECT_TRUE(torch::allclose(mixed[1], a[1], 1e-4, 1e-5));
+  }
+  peft::merge_adapter(model_, {"a"});
+  EXPECT_TRUE(torch::allclose(forward(x), a, 1e-4, 1e-5));
+  peft::unmerge_adapter(model_);
+  EXPECT_TRUE(torch::equal(forward(x), b));
+  peft::add_weighted_adapter(
+      peft::ScriptModule(model_), {"a", "b"}, {1, -1}, "difference");
+  peft::merge_and_unload(model_, {"b"});
+  EXPECT_TRUE(torch::allclose(forward(x), b, 1e-4, 1e-5));
+  EXPECT_FALSE(torch::allclose(forward(x), before, 1e-4, 1e-5));
+  EXPECT_FALSE(
+      peft::is_adapted(model_.attr("up").toModule().attr("weight").toTensor()));
+}
+
 TEST_F(Scripts, AreAdaptedInPlace) {
   const Tensor x = torch::randn({5, 4});
   const Tensor before = forward(x);

@@ -40,7 +40,9 @@ class Hotswap : public testing::Test {
   Saved make(const peft::AdapterConfig& config) {
     auto adapters = peft::inject_adapter_in_model(config, *model_, "made");
     randomise(adapters.parameters("made"));
-    Saved saved{config.clone(), {}, forward()};
+    Saved saved;
+    saved.config = config.clone();
+    saved.y = forward();
     for (const auto& item : peft::get_peft_model_state_dict(*model_, "made")) {
       saved.weights.insert(item.key(), item.value().detach().clone());
     }

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// What never ran, dtypes of adapters, and scopes beside them.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "peft/peft.h"
+#include "support/message_of.h"
+#include "support/tiny_models.h"
+
+namespace peft_test {
+namespace {
+
+namespace nn = torch::nn;
+using testing::HasSubstr;
+using torch::Tensor;
+
+// Calls `used`; has `unused`, which no forward calls.
+struct HalfUsedImpl : nn::Module {
+  HalfUsedImpl() {
+    register_module("used", used);
+    register_module("unused", unused);
+  }
+  Tensor forward(const Tensor& x) { return used(x); }
+  nn::Linear used{4, 4}, unused{4, 4};
+};
+TORCH_MODULE(HalfUsed);
+
+peft::LoraConfig lora() {
+  peft::LoraConfig config;
+  config.r = 2;
+  config.target_modules = "all-linear";
+  return config;
+}
+
+TEST(Audit, NamesWhatNeverRanAndWhy) {
+  HalfUsed model;
+  peft::inject_adapter_in_model(lora(), *model, "a");
+  auto adapters = peft::inject_adapter_in_model(lora(), *model, "b");
+  auto report = adapters.audit();
+  EXPECT_EQ(report.never_called.size(), 4);
+  EXPECT_EQ(report.without_gradient.size(), 8);
+
+  const Tensor x = torch::randn({3, 4});
+  const Tensor y = model->forward(x);
+  report = adapters.audit();
+  ASSERT_EQ(report.never_called.size(), 3);
+  EXPECT_EQ(report.never_called[0].adapter, "a");
+  EXPECT_THAT(report.never_called[0].reason, HasSubstr("is not active"));
+  EXPECT_EQ(report.never_called[2].layer, "unused");
+  EXPECT_THAT(report.never_called[2].reason, HasSubstr("no forward has read"));
+  EXPECT_THAT(
+      report.without_gradient[4].reason, HasSubstr("no backward reached it"));
+
+  y.sum().backward();
+  report = adapters.audit();
+  EXPECT_EQ(report.without_gradient.size(), 6);  // all of a, and b's unused
+  EXPECT_THAT(
+      report.to_string(),
+      testing::AllOf(
+          HasSubstr("3 layers never called"),
+          HasSubstr("'b' unused.lora_A.weight")));
+
+  adapters.delete_adapter("a");
+  adapters.merge_adapter();
+  EXPECT_THAT(adapters.audit().to_string(), HasSubstr("is merged"));
+  adapters.unmerge_adapter();
+  adapters.set_requires_grad("b", false);
+  EXPECT_TRUE(adapters.audit().without_gradient.empty());
+}
+
+TEST(AdapterDtypes, HalfPrecisionIsCastInTheSameTensors) {
+  HalfUsed model;
+  model->to(torch::kBFloat16);
+  auto adapters = peft::inject_adapter_in_model(lora(), *model);
+  const auto before = adapters.parameters("default");
+  adapters.cast_adapter_dtype("default", false);
+  EXPECT_EQ(before[0].scalar_type(), torch::kBFloat16);
+  adapters.cast_adapter_dtype();
+  const auto after = adapters.parameters("default");
+  for (std::size_t i = 0; i < after.size(); ++i) {
+    EXPECT_EQ(after[i].scalar_type(), torch::kFloat);
+    EXPECT_TRUE(after[i].is_same(before[i]));
+  }
+  const Tensor x = torch::randn({3, 4}, torch::kBFloat16);
+  const Tensor y = model->forward(x);
+  EXPECT_EQ(y.scalar_type(), torch::kBFloat16);
+  y.sum().backward();
+  EXPECT_EQ(after[1].grad().scalar_type(), torch::kFloat);
+  {
+    const peft::DisableInputDtypeCasting scope;
+    EXPECT_THAT(message_of([&] { model->forward(x); }), HasSubstr("dtype"));
+  }
+  model->forward(x);
+}
+
+TEST(AdapterScales, AreRescaledForAScope) {
+  HalfUsed model;
+  auto adapters = peft::inject_adapter_in_model(lora(), *model);
+  const Tensor x = torch::randn({3, 4});
+  const Tensor base = model->forward(x);
+  randomise(adapters.parameters("default"));
+  const Tensor change = model->forward(x) - base;
+  {
+    const auto scope = peft::rescale_adapter_scale(adapters, 0.5);
+    EXPECT_TRUE(
+        torch::allclose(model->forward(x), base + 0.5 * change, 1e-4, 1e-5));
+  }
+  EXPECT_TRUE(torch::allclose(model->forward(x), base + change, 1e-4, 1e-5));
+  EXPECT_THAT(
+      message_of([&] { peft::ScaleAdapters(adapters, INFINITY); }),
+      HasSubstr("finite"));
+}
+
+}  // namespace
+}  // namespace peft_test
