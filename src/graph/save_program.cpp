@@ -195,7 +195,13 @@ class TensorWriter {
     if (!merged_ || read.is_same(own)) {
       return own.detach();
     }
-    return read.clone().detach().contiguous();
+    try {
+      return read.clone().detach().contiguous();
+    } catch (const Error& error) {  // of what stands in the weight's place
+      throw Error(
+          error.kind(),
+          concat("[save_merged] cannot save '", name, "': ", error.what()));
+    }
   }
 
   static Json number(std::int64_t value) { return {{"as_int", value}}; }

@@ -233,8 +233,8 @@ at::Tensor AdaptedWeight::effective(const Choice& choice, double scale) const {
     throw Error(
         ErrorKind::unsupported,
         "the LoRA of a convolution in groups reads all input channels and has "
-        "no effective weight of the convolution's own shape; use the weight in "
-        "a convolution, or adapt another layer");
+        "no effective weight of the convolution's own shape; only convolutions "
+        "and merge_adapter can use it: leave the layer out for other uses");
   }
   const bool is_added =
       std::any_of(all.begin(), all.end(), [](const Attachment* a) {

@@ -21,12 +21,19 @@ std::int64_t product(at::IntArrayRef sizes) {
       sizes.begin(), sizes.end(), std::int64_t{1}, std::multiplies<>());
 }
 
+// "2 for 'a', 1 for 'b'", of many the first few.
 std::string describe(const std::vector<MixedBatch::Group>& groups) {
-  std::vector<std::string> parts;
-  for (const auto& group : groups) {
-    parts.push_back(concat(group.rows.size(), " for '", group.name, "'"));
+  constexpr std::size_t most = 5;
+  std::string text;
+  for (std::size_t g = 0; g < std::min(groups.size(), most); ++g) {
+    text += concat(
+        g == 0 ? "" : ", ",
+        groups[g].rows.size(),
+        " for '",
+        groups[g].name,
+        "'");
   }
-  return list_names(parts);
+  return groups.size() > most ? text + " and others" : text;
 }
 
 }  // namespace
@@ -158,14 +165,14 @@ RowSplit MixedBatch::split(
     throw Error(
         ErrorKind::shape,
         concat(
-            "a mixed batch (BatchAdapters) has ",
+            "a mixed batch (BatchAdapters) names the adapters of ",
             rows_,
             " rows (",
             describe(groups_),
             "), and an adapted layer sees ",
             x.sizes(),
-            ", where they cannot be told apart; name one adapter for each row "
-            "of the batch, and say BatchOrder::positions_first when the "
+            ", where as many cannot be told apart; name one adapter for each "
+            "row of the batch, and say BatchOrder::positions_first when the "
             "model's tensors are [positions, batch, ...]"));
   }
   for (const Group& group : groups_) {

@@ -5,6 +5,24 @@
 
 namespace peft::detail {
 
+namespace {
+
+// Values that were read are those of the dtype and device that the model had.
+std::function<bool()> readiness_of(const AdapterRecord& record) {
+  if (!record.source) {
+    return nullptr;
+  }
+  if (record.source->bytes == 0 || record.targets.empty()) {
+    return [] { return false; };
+  }
+  const at::Tensor base = record.targets.front().base;
+  return [base, device = base.device(), dtype = base.scalar_type()] {
+    return base.device() == device && base.scalar_type() == dtype;
+  };
+}
+
+}  // namespace
+
 void attach(ModelState& state, AdapterRecord& record, AdapterId id) {
   const auto order =
       state.orders.try_emplace(record.config->peft_type(), state.orders.size())
@@ -22,7 +40,7 @@ void attach(ModelState& state, AdapterRecord& record, AdapterId id) {
     }
   }
   record.attached = std::move(adapter);
-  state.roster.put(record.name, record.attached);
+  state.roster.put(record.name, record.attached, readiness_of(record));
   Choice next = *state.activation->load();
   for (auto& active : next.adapters) {
     if (active->id() == id) {

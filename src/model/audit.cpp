@@ -87,6 +87,9 @@ void print(
 }  // namespace
 
 std::string AuditReport::to_string() const {
+  if (empty()) {
+    return "every adapted layer ran, and all that is trained has a gradient\n";
+  }
   std::string text;
   print(text, "layers never called", never_called);
   print(text, "parameters without a gradient", without_gradient);

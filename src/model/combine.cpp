@@ -283,8 +283,7 @@ Adapters add_weighted_adapter(
   mistakes.raise_if_any();
   return sources.front().record->config->peft_type() == "IA3"
       ? combine_ia3(host, state, sources, adapter_name)
-      : combine_lora(
-            host, state, sources, adapter_name, given, how, mistakes);
+      : combine_lora(host, state, sources, adapter_name, given, how, mistakes);
 }
 
 Adapters subtract_adapter(

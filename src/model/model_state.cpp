@@ -88,14 +88,17 @@ std::shared_ptr<const AttachedAdapter> Roster::find(
     const std::string& name) const {
   const std::lock_guard lock(mutex_);
   const auto found = all_.find(name);
-  return found == all_.end() ? nullptr : found->second;
+  const bool is_ready = found != all_.end() &&
+      (!found->second.is_ready || found->second.is_ready());
+  return is_ready ? found->second.adapter : nullptr;
 }
 
 void Roster::put(
     const std::string& name,
-    std::shared_ptr<const AttachedAdapter> adapter) {
+    std::shared_ptr<const AttachedAdapter> adapter,
+    std::function<bool()> is_ready) {
   const std::lock_guard lock(mutex_);
-  all_[name] = std::move(adapter);
+  all_[name] = {std::move(adapter), std::move(is_ready)};
 }
 
 void Roster::erase(const std::string& name) {

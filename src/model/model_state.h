@@ -105,20 +105,29 @@ struct Site {
   std::vector<std::string> shared_with = {};  // layers that read its tensor too
 };
 
-/// Attached adapters by name, for threads that choose one while another thread
-/// is in an operation.
+/// Adapters by name that can run at once, for threads that choose one while
+/// another thread is in an operation.
 class Roster {
  public:
+  /// nullptr for one that is not there, or has to be made ready first: see
+  /// find_adapters.
   std::shared_ptr<const AttachedAdapter> find(const std::string& name) const;
+  /// `is_ready`, asked whenever it is found; empty: always.
   void put(
       const std::string& name,
-      std::shared_ptr<const AttachedAdapter> adapter);
+      std::shared_ptr<const AttachedAdapter> adapter,
+      std::function<bool()> is_ready);
   void erase(const std::string& name);
   void clear();
 
  private:
+  struct Entry {
+    std::shared_ptr<const AttachedAdapter> adapter;
+    std::function<bool()> is_ready;
+  };
+
   mutable std::mutex mutex_;
-  std::unordered_map<std::string, std::shared_ptr<const AttachedAdapter>> all_;
+  std::unordered_map<std::string, Entry> all_;
 };
 
 struct ModelState : Owner {

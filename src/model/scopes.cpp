@@ -46,8 +46,7 @@ std::unique_ptr<ThreadChoice> use(
     ModelState& state,
     const std::vector<std::string>& names) {
   if (names.size() == 1) {  // without waiting for an operation's turn
-    auto adapter = state.roster.find(names.front());
-    if (adapter && adapter->is_resident()) {
+    if (auto adapter = state.roster.find(names.front())) {
       adapter->touch(state.clock);
       return run(state, {std::move(adapter)});
     }
@@ -65,6 +64,24 @@ std::unique_ptr<ThreadChoice> pin(const ModelState& state, double factor) {
       outer ? outer->batch() : nullptr);
 }
 
+bool has(const ModelState& state, const std::string& name) {
+  const auto turn = state.lock();
+  return state.find(name) != nullptr;
+}
+
+// The adapter, read first if need be; nullptr when there is none.
+std::shared_ptr<const AttachedAdapter> ready(
+    ModelState& state,
+    const std::string& name) {
+  if (auto adapter = state.roster.find(name)) {
+    return adapter;
+  }
+  const auto turn = state.lock();
+  return state.find(name)
+      ? find_adapters(state, {name}, "BatchAdapters").front()->attached
+      : nullptr;
+}
+
 // The rows of each adapter, in the order in which they are first named.
 std::vector<MixedBatch::Group> group_rows(
     ModelState& state,
@@ -78,15 +95,16 @@ std::vector<MixedBatch::Group> group_rows(
     const auto [place, is_new] = places.try_emplace(name, groups.size());
     if (is_new) {
       MixedBatch::Group group{.name = name};
-      auto adapter = state.roster.find(name);
-      if (adapter && enabled) {
-        if (!adapter->is_resident()) {
-          const auto turn = state.lock();
-          adapter = find_adapters(state, {name}, "BatchAdapters")[0]->attached;
-        }
+      bool is_known = true;
+      if (name == no_adapter || !enabled) {
+        is_known = name == no_adapter || has(state, name);
+      } else if (auto adapter = ready(state, name)) {
         adapter->touch(state.clock);
         group.choice.adapters.push_back(std::move(adapter));
-      } else if (!adapter && name != no_adapter) {
+      } else {
+        is_known = false;
+      }
+      if (!is_known) {
         unknown.push_back(name);
       }
       groups.push_back(std::move(group));

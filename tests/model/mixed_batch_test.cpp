@@ -243,7 +243,7 @@ TEST_F(MixedBatches, MistakesAreNamed) {
   EXPECT_THAT(
       message_of([&] { model->forward(ids()); }),
       testing::AllOf(
-          HasSubstr("has 2 rows"),
+          HasSubstr("of 2 rows"),
           HasSubstr("1 for 'a'"),
           HasSubstr("[5, 3]")));
 }
