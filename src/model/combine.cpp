@@ -15,6 +15,7 @@
 #include "model/injection.h"
 #include "model/lora_update.h"
 #include "peft/combine.h"
+#include "peft/ia3_config.h"
 
 namespace peft {
 namespace {
@@ -100,13 +101,18 @@ std::int64_t choose_rank(
 FactorPair combine(const Layer& layer, const Combination& how) {
   const WeightLayout& layout = layer.target->layout;
   if (needs_equal_ranks(how.type)) {
+    // Not how.rank yet: what pruning keeps is a share of all entries.
+    std::int64_t rank = 0;
+    for (const ScaledFactors& part : layer.parts) {
+      rank = std::max(rank, rank_of({part.A, part.B}, layout));
+    }
     std::vector<ScaledFactors> parts = layer.parts;
     for (ScaledFactors& part : parts) {
-      const auto padded = pad_rank({part.A, part.B}, layout, how.rank);
+      const auto padded = pad_rank({part.A, part.B}, layout, rank);
       part.A = padded.A;
       part.B = padded.B;
     }
-    return combine_factors(parts, how);
+    return pad_rank(combine_factors(parts, how), layout, how.rank);
   }
   std::vector<std::vector<FactorPair>> by_part;
   for (const ScaledFactors& part : layer.parts) {
@@ -161,6 +167,9 @@ std::unique_ptr<AdapterConfig> combined_config(
     const std::vector<Source>& sources) {
   auto config = sources.front().record->config->clone();
   config->inference_mode = true;
+  if (config->target_rules().target_parameters.empty()) {
+    config->target_modules = {};  // the tensors tell
+  }
   std::vector<std::string> saved;
   for (const auto& [record, weight] : sources) {
     for (const auto& name : record->config->modules_to_save) {
@@ -228,12 +237,53 @@ Adapters combine_lora(
   return add(host, state, sources, *config, weights, name);
 }
 
+bool scales_inputs(const Target& target) {
+  return !target.attachment->method->changes_bias();
+}
+
+// The layers whose inputs are scaled, for feedforward_modules.
+std::vector<std::string> feedforward_layers(
+    const std::vector<Source>& sources,
+    Mistakes& mistakes) {
+  std::vector<std::string> layers;
+  std::map<std::string, std::pair<bool, std::string>> sides;  // by layer
+  for (const auto& [record, weight] : sources) {
+    for (const Target& target : record->targets) {
+      if (!target.of_method()) {
+        continue;
+      }
+      const bool inputs = scales_inputs(target);
+      const auto [place, is_new] =
+          sides.try_emplace(target.file_prefix, inputs, record->name);
+      const auto& [inputs_before, name_before] = place->second;
+      if (is_new && inputs) {
+        layers.push_back(target.pattern_path);
+      } else if (inputs != inputs_before) {
+        mistakes.add(concat(
+            "'",
+            name_before,
+            inputs_before ? "' scales the inputs of '"
+                          : "' scales the outputs of '",
+            target.layer_path,
+            "', '",
+            record->name,
+            inputs ? "' its inputs" : "' its outputs",
+            " (feedforward_modules)"));
+      }
+    }
+  }
+  return layers;
+}
+
 Adapters combine_ia3(
     const Host& host,
     const std::shared_ptr<ModelState>& state,
     const std::vector<Source>& sources,
-    const std::string& name) {
+    const std::string& name,
+    Mistakes& mistakes) {
   const at::NoGradGuard no_grad;
+  auto feedforward = feedforward_layers(sources, mistakes);
+  mistakes.raise_if_any();
   StateDict weights;
   for (const auto& [record, weight] : sources) {
     for (const Target& target : record->targets) {
@@ -252,6 +302,8 @@ Adapters combine_ia3(
   }
   insert_copies(weights, sources);
   const auto config = combined_config(sources);
+  dynamic_cast<IA3Config&>(*config).feedforward_modules =
+      std::move(feedforward);
   return add(host, state, sources, *config, weights, name);
 }
 
@@ -282,7 +334,7 @@ Adapters add_weighted_adapter(
   check_parts(sources, asking, mistakes);
   mistakes.raise_if_any();
   return sources.front().record->config->peft_type() == "IA3"
-      ? combine_ia3(host, state, sources, adapter_name)
+      ? combine_ia3(host, state, sources, adapter_name, mistakes)
       : combine_lora(host, state, sources, adapter_name, given, how, mistakes);
 }
 

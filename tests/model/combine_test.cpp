@@ -6,6 +6,7 @@
 #include <torch/torch.h>
 
 #include "peft/peft.h"
+#include "support/collect_warnings.h"
 #include "support/message_of.h"
 #include "support/temp_folder.h"
 #include "support/tiny_models.h"
@@ -100,6 +101,17 @@ TEST_F(Combining, CatIsTheSumOfAllUpdatesWhateverTheirScales) {
   EXPECT_FALSE(adapters.parameters("sum").front().requires_grad());
 }
 
+TEST_F(Combining, AdaptersOfDifferentLayersNeedNoWarning) {
+  peft::LoraConfig fewer = lora(2);
+  fewer.target_modules = {"up"};
+  inject(fewer, "a");
+  inject(lora(2), "b");
+  const CollectWarnings warnings;
+  peft::add_weighted_adapter(
+      *model_, {"a", "b"}, {1, 1}, "sum", {.combination_type = "cat"});
+  EXPECT_EQ(warnings.all(), "");
+}
+
 TEST_F(Combining, SvdOfEnoughRankIsTheSum) {
   inject(lora(2), "a");
   inject(lora(2), "b");
@@ -154,6 +166,56 @@ TEST_F(Combining, Ia3GainsAreSummed) {
   for (std::size_t i = 0; i < sum.size(); ++i) {
     EXPECT_TRUE(torch::allclose(sum[i], 0.25 * a[i] + 3 * b[i]));
   }
+}
+
+// A side of a square kernel cannot be told by shapes.
+TEST_F(Combining, Ia3LayersKeepTheirSides) {
+  nn::Sequential model(nn::Conv1d(4, 4, 1), nn::Linear(4, 3));
+  const Tensor x = torch::randn({2, 4, 4});
+  const auto put = [&](const std::string& layer, bool feedforward) {
+    peft::IA3Config ia3;
+    ia3.target_modules = {layer};
+    ia3.feedforward_modules = peft::ModuleChoice(
+        feedforward ? std::vector<std::string>{layer}
+                    : std::vector<std::string>{});
+    const std::string name = layer + (feedforward ? "_inputs" : "_outputs");
+    auto adapters = peft::inject_adapter_in_model(ia3, *model, name);
+    randomise(adapters.parameters(name));
+    return adapters;
+  };
+  put("1", false);
+  auto adapters = put("0", true);
+  peft::add_weighted_adapter(*model, {"1_outputs", "0_inputs"}, {1, 1}, "sum");
+  adapters.set_adapter({"1_outputs", "0_inputs"});
+  const Tensor both = model->forward(x);
+  adapters.set_adapter("sum");
+  EXPECT_TRUE(torch::allclose(model->forward(x), both));
+  put("0", false);
+  EXPECT_THAT(
+      message_of([&] {
+        peft::add_weighted_adapter(
+            *model, {"0_inputs", "0_outputs"}, {1, 1}, "other");
+      }),
+      HasSubstr(
+          "'0_inputs' scales the inputs of '0', '0_outputs' its outputs"));
+}
+
+// Half of 2 x 4 entries, and not half of what rank 4 would have.
+TEST_F(Combining, PruningKeepsAShareOfTheLayersOwnRank) {
+  peft::LoraConfig config = lora(4);
+  config.target_modules = {"up", "head"};
+  config.rank_pattern = {{"up", 2}};
+  inject(config, "a");
+  inject(config, "b");
+  peft::add_weighted_adapter(
+      *model_,
+      {"a", "b"},
+      {1, 0},
+      "pruned",
+      {.combination_type = "magnitude_prune", .density = 0.5});
+  const auto weights = peft::get_peft_model_state_dict(*model_, "pruned");
+  const auto kept = torch::count_nonzero(weights["up.lora_A.weight"]);
+  EXPECT_EQ(kept.item<int64_t>(), 4);
 }
 
 TEST_F(Combining, DareIsReproducibleByItsGenerator) {
