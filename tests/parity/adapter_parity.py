@@ -220,10 +220,11 @@ CASES = {
 
 def randomise(model, options):
     generator = torch.Generator().manual_seed(11)
+    low, high = options.get("noise", (0, 0.2))
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.requires_grad:
-                p.add_(torch.rand(p.shape, generator=generator) * 0.2)
+                p.add_(low + torch.rand(p.shape, generator=generator) * (high - low))
             if options.get("zero_out_proj") and "out_proj.lora_B" in name:
                 p.zero_()
 
@@ -234,7 +235,7 @@ def peft_model(base, adapters, options):
     model = get_peft_model(base, adapters[names[0]], adapter_name=names[0], autocast_adapter_dtype=False)
     for name in names[1:]:
         model.add_adapter(name, adapters[name], autocast_adapter_dtype=False)
-    if len(names) > 1:
+    if len(names) > 1 and not options.get("apart"):
         model.base_model.set_adapter(names)
     model.train(options.get("train", False))
     return model
@@ -352,9 +353,11 @@ def check_plain(folder, base, x, y):
         assert close(model(x), y, torch.float32), "as plain LoRA outputs differ"
 
 
-def check_config(ours, theirs):
+def check_config(ours, theirs, ignore=()):
     ours, theirs = json.load(open(ours)), json.load(open(theirs))
     for config in (ours, theirs):
+        for field in ignore:
+            config.pop(field, None)
         for field in ("target_modules", "exclude_modules", "modules_to_save", "feedforward_modules"):
             if isinstance(config.get(field), list):
                 config[field] = sorted(config[field])
@@ -362,8 +365,8 @@ def check_config(ours, theirs):
     assert ours == theirs, {k: (ours.get(k), theirs.get(k)) for k in {*ours, *theirs} if ours.get(k) != theirs.get(k)}
 
 
-def make_case(folder, name):
-    architecture, adapters, options = CASES[name]
+def make_case(folder, case):
+    architecture, adapters, options = case
     torch.manual_seed(1)
     base = MODELS[architecture]()
     dtype = getattr(torch, options.get("dtype", "float32"))
@@ -375,7 +378,7 @@ def make_case(folder, name):
     with open(os.path.join(folder, "case.json"), "w") as f:
         json.dump({"model": architecture, "dtype": options.get("dtype", "float32"),
                    "train": options.get("train", False), "alora": options.get("alora"),
-                   "adapters": list(adapters)}, f)
+                   "adapters": list(adapters), "operation": options.get("operation")}, f)
     return base, adapters, options, dtype, x
 
 
@@ -456,7 +459,7 @@ def fresh_base(folder):
 
 def run(tool, name):
     with tempfile.TemporaryDirectory() as folder:
-        base, adapters, options, dtype, x = make_case(folder, name)
+        base, adapters, options, dtype, x = make_case(folder, CASES[name])
         with torch.no_grad():
             direction = torch.rand(base(x).shape).to(dtype)
         save_file({"x": x, "direction": direction}, os.path.join(folder, "input.safetensors"))

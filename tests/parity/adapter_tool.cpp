@@ -23,21 +23,6 @@ namespace {
 using torch::Tensor;
 namespace fs = std::filesystem;
 
-void load_base(peft_parity::Model& model, const fs::path& file) {
-  const auto weights = peft::load_safetensors(file);
-  const torch::NoGradGuard no_grad;
-  for (auto& p : model.named_parameters()) {
-    p.value().copy_(weights[p.key()]);
-  }
-  for (auto& b : model.named_buffers()) {
-    b.value().copy_(weights[b.key()]);
-  }
-}
-
-fs::path adapter_folder(const fs::path& folder, const std::string& name) {
-  return name == "default" ? folder / "adapter" : folder / "adapter" / name;
-}
-
 // Injects by what the tensors tell; only scaling and start come from the
 // config.
 void adopt(
@@ -98,7 +83,7 @@ Tensor train(
 void run(const std::string& mode, const fs::path& folder) {
   const auto spec = nlohmann::json::parse(std::ifstream(folder / "case.json"));
   auto model = peft_parity::make(spec["model"]);
-  load_base(*model, folder / "base.safetensors");
+  peft_parity::load_base(*model, folder / "base.safetensors");
   if (spec["dtype"] == "bfloat16") {
     model->to(torch::kBFloat16);
   }
@@ -106,7 +91,7 @@ void run(const std::string& mode, const fs::path& folder) {
   const std::vector<std::string> names = spec["adapters"];
   torch::manual_seed(7);
   for (const auto& name : names) {
-    const auto from = adapter_folder(folder, name);
+    const auto from = peft_parity::adapter_folder(folder / "adapter", name);
     if (mode == "train" && name != "default") {
       continue;
     }

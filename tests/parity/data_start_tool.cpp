@@ -80,13 +80,7 @@ Tensor train(
 
 void run(const fs::path& folder) {
   const auto model = peft_parity::make("text");
-  {
-    const auto weights = peft::load_safetensors(folder / "base.safetensors");
-    const torch::NoGradGuard no_grad;
-    for (auto& p : model->named_parameters()) {
-      p.value().copy_(weights[p.key()]);
-    }
-  }
+  peft_parity::load_base(*model, folder / "base.safetensors");
   const auto loaded = peft::load_adapter_config(folder);
   const auto& config = dynamic_cast<const peft::LoraConfig&>(*loaded);
   const Input input = read_input(folder / "input.safetensors");

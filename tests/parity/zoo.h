@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The models of adapter_parity.py, written again in C++ with the same names.
+// The models of adapter_parity.py, written again in C++ with the same names,
+// and what its folders hold.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <string>
 
 #include <torch/torch.h>
+
+#include "peft/safetensors.h"
 
 namespace peft_parity {
 
@@ -105,6 +109,24 @@ inline std::shared_ptr<Model> make(const std::string& name) {
           {"tied", [] { return std::make_shared<Tied>(); }},
       };
   return models.at(name)();
+}
+
+inline void load_base(Model& model, const std::filesystem::path& file) {
+  const auto weights = peft::load_safetensors(file);
+  const torch::NoGradGuard no_grad;
+  for (auto& p : model.named_parameters()) {
+    p.value().copy_(weights[p.key()]);
+  }
+  for (auto& b : model.named_buffers()) {
+    b.value().copy_(weights[b.key()]);
+  }
+}
+
+// Where PEFT's save_pretrained puts an adapter.
+inline std::filesystem::path adapter_folder(
+    const std::filesystem::path& saved,
+    const std::string& name) {
+  return name == "default" ? saved : saved / name;
 }
 
 }  // namespace peft_parity
