@@ -13,6 +13,7 @@ import warnings
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.utils.hotswap import hotswap_adapter_from_state_dict
+from peft.utils.save_and_load import _insert_adapter_name_into_state_dict
 from torch import nn
 
 LAYERS, WIDTH = 224, 256
@@ -65,6 +66,7 @@ def swapping(times):
     config = LoraConfig(r=8, target_modules=names_of(base), init_lora_weights=False)
     model = get_peft_model(base, config)
     state = {k: v.clone() for k, v in get_peft_model_state_dict(model).items()}
+    state = _insert_adapter_name_into_state_dict(state, "default", "lora_")
     times["hotswap"] = median(11, lambda: hotswap_adapter_from_state_dict(model, state, "default", config))
 
     def merge():

@@ -19,9 +19,11 @@ Tensor apply_reading(
     const std::optional<Tensor>& bias,
     const Tensor& x,
     std::int64_t features,
-    bool positions_first) {
+    bool positions_first,
+    bool flattened = false) {
   if (weight.batch) {
-    const RowSplit rows = weight.batch->split(x, features, positions_first);
+    const RowSplit rows =
+        weight.batch->split(x, features, positions_first, flattened);
     return MixedOperator<Operator, Call>(call, weight, bias, rows).run(x);
   }
   const CheapReading& only = weight.parts.front();
@@ -38,7 +40,7 @@ Tensor apply_adapters(
     const std::optional<Tensor>& bias,
     const Tensor& x) {
   return apply_reading<LinearOperator>(
-      call, weight, bias, x, 1, call.positions_first);
+      call, weight, bias, x, 1, call.positions_first, call.flattened);
 }
 
 Tensor apply_adapters(

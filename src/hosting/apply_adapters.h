@@ -31,6 +31,8 @@ struct LinearCall {
   Run run;
   /// Its operator reads [positions, batch, inputs].
   bool positions_first = false;
+  /// The model puts batch and positions into one dimension for it.
+  bool flattened = false;
   double beta = 1;
   double alpha = 1;
 };

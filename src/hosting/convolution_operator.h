@@ -52,7 +52,7 @@ class ConvolutionOperator {
     const bool batched = s.dim() == B.dim();
     const Tensor y = at::convolution(
         batched ? s : s.unsqueeze(0),
-        B,
+        B.to(s.scalar_type()),  // autocast leaves this operator alone
         {},
         ones,
         zeros,

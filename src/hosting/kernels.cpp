@@ -26,6 +26,12 @@ bool reads_positions_first(const Tensor& weight) {
   return as_adapted(weight)->weight()->layout().positions_first;
 }
 
+// GPT-2's Conv1D, whose weight has the inputs first, is addmm on a matrix. (A
+// Linear's addmm is what F::linear does with a matrix it is given.)
+bool is_flattened_for(const Tensor& weight) {
+  return as_adapted(weight)->weight()->layout().inputs_first;
+}
+
 Tensor linear(
     const Tensor& input,
     const Tensor& weight,
@@ -101,7 +107,11 @@ Tensor addmm(
   };
   return apply_adapters(
       LinearCall{
-          run, reads_positions_first(mat2), beta.toDouble(), alpha.toDouble()},
+          run,
+          reads_positions_first(mat2),
+          is_flattened_for(mat2),
+          beta.toDouble(),
+          alpha.toDouble()},
       *map,
       self,
       x);

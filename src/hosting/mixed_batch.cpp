@@ -54,7 +54,9 @@ at::Tensor RowSplit::in_group_order(const at::Tensor& x) const {
 }
 
 std::vector<at::Tensor> RowSplit::split(const at::Tensor& sorted) const {
-  return sorted.split_with_sizes(sizes_, dim_);
+  // What follows may write to the one part, which must be no view then.
+  return sizes_.size() == 1 ? std::vector<at::Tensor>{sorted}
+                            : sorted.split_with_sizes(sizes_, dim_);
 }
 
 at::Tensor RowSplit::join(const std::vector<at::Tensor>& parts) const {
@@ -108,13 +110,6 @@ MixedBatch::MixedBatch(std::vector<Group> groups, bool positions_first)
   }
 }
 
-bool MixedBatch::is_known(std::int64_t positions, bool may_be_first) const {
-  if (positions_.empty() && may_be_first) {
-    positions_.insert(positions);
-  }
-  return positions_.contains(positions);
-}
-
 // `leading` are the dimensions of batch and positions.
 bool MixedBatch::find_batch(
     at::IntArrayRef leading,
@@ -125,11 +120,12 @@ bool MixedBatch::find_batch(
     return false;
   }
   if (count == 1) {
-    // One position of each row, or all of them one after the other.
+    // One position of each row, or all of them one after the other: as many as
+    // an input that tells had.
     split.each_ = leading[0] / rows_;
     split.interleaved_ = positions_first;
     return leading[0] == rows_ * split.each_ && split.each_ > 0 &&
-        (split.each_ == 1 || is_known(split.each_, false));
+        (split.each_ == 1 || positions_.contains(split.each_));
   }
   const std::size_t dim = positions_first ? 1 : 0;
   split.dim_ = static_cast<std::int64_t>(dim);
@@ -138,29 +134,24 @@ bool MixedBatch::find_batch(
     return true;
   }
   split.repeated_ = leading[dim] == 1;
-  if (split.repeated_) {
-    return true;
-  }
-  // Windows of an image: several for each row, together.
-  split.each_ = leading[0] / rows_;
-  return !positions_first && leading[1] != rows_ && split.each_ > 0 &&
-      leading[0] == rows_ * split.each_;
+  return split.repeated_;
 }
 
 RowSplit MixedBatch::split(
     const at::Tensor& x,
     std::int64_t features,
-    bool positions_first) const {
+    bool positions_first,
+    bool flattened) const {
+  if (flattened && positions_.empty() && x.size(0) % rows_ == 0) {
+    positions_.insert(x.size(0) / rows_);
+  }
   RowSplit split;
   split.rows_ = rows_;
   const auto leading = x.dim() < features
       ? at::IntArrayRef()
       : x.sizes().slice(0, static_cast<std::size_t>(x.dim() - features));
-  bool found = find_batch(leading, positions_first || positions_first_, split);
-  if (!found && leading.size() == 1 && features == 1 && split.each_ > 1 &&
-      leading[0] == rows_ * split.each_) {
-    found = is_known(split.each_, true);
-  }
+  const bool found =
+      find_batch(leading, positions_first || positions_first_, split);
   if (!found) {
     throw Error(
         ErrorKind::shape,

@@ -61,16 +61,20 @@ class MixedBatch {
   std::int64_t rows() const { return rows_; }
 
   /// How `x`, with `features` dimensions behind those of batch and positions,
-  /// holds the batch. Throws Error (shape) when it does not.
-  RowSplit
-  split(const at::Tensor& x, std::int64_t features, bool positions_first) const;
+  /// holds the batch. `flattened`: batch and positions are one dimension, also
+  /// where no other input has told how many positions there are. Throws Error
+  /// (shape) when it does not.
+  RowSplit split(
+      const at::Tensor& x,
+      std::int64_t features,
+      bool positions_first,
+      bool flattened = false) const;
 
  private:
   bool find_batch(
       at::IntArrayRef leading,
       bool positions_first,
       RowSplit& split) const;
-  bool is_known(std::int64_t positions, bool may_be_first) const;
 
   const std::vector<Group> groups_;
   const bool positions_first_;

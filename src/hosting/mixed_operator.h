@@ -115,7 +115,9 @@ class MixedOperator {
     const at::Tensor bias = bias_by_row_ ? rows_.join(biases) : bias_;
     const Operator op(call_, own->base, bias);
     const at::Tensor y = op.run(all ? sorted : rows_.join(inputs));
-    const auto results = y.split_with_sizes(sizes, rows_.dim());
+    const auto results = sizes.size() == 1
+        ? std::vector<at::Tensor>{y}
+        : y.split_with_sizes(sizes, rows_.dim());
     std::size_t next = 0;
     for (std::size_t g = 0; g < parts.size(); ++g) {
       if (is_shared(g)) {

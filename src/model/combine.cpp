@@ -98,8 +98,9 @@ std::int64_t choose_rank(
                                   : largest;
 }
 
-FactorPair combine(const Layer& layer, const Combination& how) {
+FactorPair combine(const Layer& layer, Combination how) {
   const WeightLayout& layout = layer.target->layout;
+  how.rank = in_whole_groups(how.rank, layout);
   if (needs_equal_ranks(how.type)) {
     // Not how.rank yet: what pruning keeps is a share of all entries.
     std::int64_t rank = 0;
@@ -204,6 +205,23 @@ Adapters add(
   return adapters;
 }
 
+// The sum of biases makes lora_bias, which is one for all layers.
+void check_biases(const std::vector<Layer>& layers, Mistakes& mistakes) {
+  const bool any = std::any_of(layers.begin(), layers.end(), [](const auto& l) {
+    return l.bias.defined();
+  });
+  for (const Layer& layer : layers) {
+    if (any && layer.target->layout.form == WeightLayout::Form::table) {
+      mistakes.add(
+          ErrorKind::unsupported,
+          concat(
+              "one of the adapters has lora_bias, and another is on '",
+              layer.target->layer_path,
+              "', an embedding, which can have none"));
+    }
+  }
+}
+
 Adapters combine_lora(
     const Host& host,
     const std::shared_ptr<ModelState>& state,
@@ -219,6 +237,8 @@ Adapters combine_lora(
   mistakes.raise_if_any();
   const at::NoGradGuard no_grad;
   const std::vector<Layer> layers = gather_layers(sources);
+  check_biases(layers, mistakes);
+  mistakes.raise_if_any();
   StateDict weights;
   std::vector<const Target*> targets;
   for (const Layer& layer : layers) {

@@ -15,6 +15,10 @@ void check_name(
     Mistakes& mistakes) {
   if (name.empty()) {
     mistakes.add("the adapter name is empty; give it a name such as 'default'");
+  } else if (name == "__base__") {
+    mistakes.add(
+        "the adapter name '__base__' stands for no adapter in mixed batches; "
+        "use another");
   } else if (name.find('.') != std::string::npos) {
     mistakes.add(concat(
         "the adapter name '",

@@ -74,7 +74,7 @@ std::int64_t chosen_rank(
     const WeightLayout& layout,
     const RankChoice& choice) {
   if (choice.rank()) {
-    return *choice.rank();
+    return in_whole_groups(*choice.rank(), layout);
   }
   std::int64_t rank = 1;
   for (const Svd& svd : svds) {
@@ -99,6 +99,10 @@ FactorPair joined(
 
 std::int64_t rank_of(const FactorPair& factors, const WeightLayout& layout) {
   return factors.A.size(0) / layout.count;
+}
+
+std::int64_t in_whole_groups(std::int64_t rank, const WeightLayout& layout) {
+  return (rank + layout.groups - 1) / layout.groups * layout.groups;
 }
 
 std::optional<LoraUpdate> update_of(const Target& target) {

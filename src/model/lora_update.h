@@ -38,6 +38,9 @@ void level_ranks(
 /// The rank of factors on a weight.
 std::int64_t rank_of(const FactorPair& factors, const WeightLayout& layout);
 
+/// A rank that the groups of a convolution can share: the next multiple.
+std::int64_t in_whole_groups(std::int64_t rank, const WeightLayout& layout);
+
 /// With zeros up to a rank.
 FactorPair pad_rank(
     const FactorPair& factors,

@@ -2,8 +2,11 @@
 // Merged weights stand beside the untouched bases until the adapters go.
 #include "model/merge.h"
 
+#include <map>
+
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/allclose.h>
 #include <ATen/ops/isfinite.h>
 
 #include "base/text.h"
@@ -142,6 +145,47 @@ void check_shared(Merging& merging) {
                 "merge_adapter keeps the two apart, and ensure_weight_tying "
                 "in the config adapts both"));
       }
+    }
+  }
+}
+
+// One tensor cannot hold what two layers' own adapters make of it.
+void check_same_value(
+    Merging& merging,
+    const Site& site,
+    const at::Tensor& merged,
+    std::map<const void*, at::Tensor>& shared) {
+  if (site.shared_with.empty()) {
+    return;
+  }
+  const auto [place, is_first] =
+      shared.try_emplace(site.weight->base().unsafeGetTensorImpl(), merged);
+  const double tolerance = merged.itemsize() < 4 ? 2e-2 : 1e-4;
+  if (!is_first &&
+      !at::allclose(place->second, merged, tolerance, tolerance * 1e-2)) {
+    merging.add(
+        site,
+        concat(
+            "it shares its tensor with ",
+            list_names(site.shared_with),
+            ", and the adapter does not do the same to both; merge_adapter "
+            "keeps them apart, and ensure_weight_tying makes one adapter of "
+            "the two"));
+  }
+}
+
+// Another parameter in the same memory would change with it.
+void check_memory(Merging& merging, const ModelState& state, const Site& site) {
+  const at::Tensor& base = site.weight->base();
+  for (const auto& [parameter, before] : state.own_parameters) {
+    if (!parameter.is_same(base) && parameter.numel() > 0 &&
+        parameter.is_alias_of(base) &&
+        parameter.const_data_ptr() == base.const_data_ptr()) {
+      merging.add(
+          site,
+          "another parameter is in the same memory and would change with it; "
+          "merge with in_place = false");
+      return;
     }
   }
 }
@@ -312,9 +356,14 @@ void Adapters::merge_and_unload(
   // In place, a second copy of one weight at a time is all there is: what was
   // checked is made again.
   std::vector<std::pair<const Site*, at::Tensor>> made;
+  std::map<const void*, at::Tensor> shared;
   merging.run([&](const Site& site, MergedWeight merged) {
     check_groups(merging, *state_, site, merged.weight);
     check_has_bias(merging, site, merged);
+    check_same_value(merging, site, merged.weight, shared);
+    if (in_place) {
+      check_memory(merging, *state_, site);
+    }
     made.emplace_back(
         &site, in_place ? at::Tensor() : std::move(merged.weight));
   });

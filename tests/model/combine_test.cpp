@@ -122,6 +122,19 @@ TEST_F(Combining, SvdOfEnoughRankIsTheSum) {
   EXPECT_TRUE(torch::allclose(run("sum"), run("cat"), 1e-4, 1e-5));
 }
 
+TEST_F(Combining, GroupsShareTheNextRankTheyCan) {
+  inject(lora(2), "a");
+  peft::LoraConfig odd = lora(3);
+  odd.target_modules = {"up"};
+  inject(odd, "b");
+  peft::add_weighted_adapter(
+      *model_, {"a", "b"}, {1, 0.5}, "cat", {.combination_type = "cat"});
+  peft::add_weighted_adapter(*model_, {"a", "b"}, {1, 0.5}, "svd");
+  const Tensor before = run("cat");
+  peft::resize_adapter(*model_, 7, "cat");
+  EXPECT_TRUE(torch::allclose(run("cat"), before, 1e-4, 1e-5));
+}
+
 TEST_F(Combining, SubtractingTakesAnAdapterOff) {
   inject(lora(2), "a");
   inject(lora(4), "b");

@@ -231,6 +231,18 @@ TEST(MergingTiedLayers, OneOfThemAloneIsMergedBesideAndNotInto) {
       HasSubstr("'table' reads the same tensor"));
 }
 
+TEST(MergingTiedLayers, TwoAdaptersOfTheirOwnAreNotMergedIntoOneTensor) {
+  TiedModel model;
+  peft::LoraConfig config;
+  config.target_modules = {"head", "table"};
+  CollectWarnings warnings;
+  auto adapters = peft::inject_adapter_in_model(config, model);
+  randomise(adapters.parameters("default"));
+  EXPECT_THAT(
+      message_of([&] { adapters.merge_and_unload(); }),
+      HasSubstr("does not do the same to both"));
+}
+
 struct GroupedModel : nn::Module {
   GroupedModel() {
     conv = register_module(

@@ -201,6 +201,11 @@ TEST_F(MixedBatches, PositionsOfARowMayStandInTheBatchDimension) {
   const Tensor expected =
       row_by_row(adapters, names, 0, [&] { return model.forward(x); });
   const peft::BatchAdapters scope(adapters, names);
+  // How many positions there are, nothing tells yet.
+  EXPECT_THAT(
+      message_of([&] { model.forward(x.reshape({12, 6})); }),
+      HasSubstr("cannot be told apart"));
+  EXPECT_TRUE(torch::allclose(model.forward(x), expected, 1e-4, 1e-5));
   const Tensor flat = model.forward(x.reshape({12, 6}));
   EXPECT_TRUE(torch::allclose(flat.view({3, 4, 3}), expected, 1e-4, 1e-5));
   // Rows that were picked, as for an expert, are not the batch's.
@@ -243,9 +248,35 @@ TEST_F(MixedBatches, MistakesAreNamed) {
   EXPECT_THAT(
       message_of([&] { model->forward(ids()); }),
       testing::AllOf(
-          HasSubstr("of 2 rows"),
-          HasSubstr("1 for 'a'"),
-          HasSubstr("[5, 3]")));
+          HasSubstr("of 2 rows"), HasSubstr("1 for 'a'"), HasSubstr("[5, 3]")));
+}
+
+// Two names divide a batch of four, and are too few all the same.
+TEST_F(MixedBatches, TooFewNamesAreRefused) {
+  WithHead model;
+  auto adapters =
+      peft::inject_adapter_in_model(lora(2, {"body", "head"}), model, "a");
+  const peft::BatchAdapters scope(adapters, {"a", "__base__"});
+  for (const Tensor& x : {torch::randn({4, 6}), torch::randn({4, 3, 6})}) {
+    EXPECT_THAT(message_of([&] { model.forward(x); }), HasSubstr("of 2 rows"));
+  }
+}
+
+// F::linear adds its bias in place.
+TEST_F(MixedBatches, OneAdapterForAllRowsTrains) {
+  WithHead model;
+  peft::IA3Config ia3;
+  ia3.target_modules = {"body", "head"};
+  ia3.feedforward_modules = {"head"};
+  auto adapters = peft::inject_adapter_in_model(ia3, model, "a");
+  randomise(adapters.parameters("a"));
+  const Tensor x = torch::randn({2, 3, 6}).requires_grad_();
+  const Tensor expected = model.forward(x);
+  const peft::BatchAdapters scope(adapters, {"a", "a"});
+  const Tensor y = model.forward(x);
+  EXPECT_TRUE(torch::allclose(y, expected, 1e-4, 1e-5));
+  y.sum().backward();
+  EXPECT_TRUE(x.grad().defined());
 }
 
 TEST_F(MixedBatches, ARecurrentLayerIsRefused) {
