@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What never ran, dtypes of adapters, and scopes beside them.
+#include <ATen/autocast_mode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -92,6 +93,23 @@ TEST(AdapterDtypes, HalfPrecisionIsCastInTheSameTensors) {
     EXPECT_THAT(message_of([&] { model->forward(x); }), HasSubstr("dtype"));
   }
   model->forward(x);
+}
+
+TEST(AdapterDtypes, ConvolutionsFollowAutocast) {
+  nn::Sequential model(nn::Conv1d(4, 4, 3));
+  peft::LoraConfig config = lora();
+  config.target_modules = {"0"};
+  auto adapters = peft::inject_adapter_in_model(config, *model);
+  randomise(adapters.parameters("default"));
+  const Tensor x = torch::randn({2, 4, 6});
+  const Tensor expected = model->forward(x);
+  at::autocast::set_autocast_dtype(at::kCPU, torch::kBFloat16);
+  at::autocast::set_autocast_enabled(at::kCPU, true);
+  const Tensor y = model->forward(x);
+  at::autocast::set_autocast_enabled(at::kCPU, false);
+  at::autocast::clear_cache();
+  EXPECT_EQ(y.scalar_type(), torch::kBFloat16);
+  EXPECT_TRUE(torch::allclose(y.to(torch::kFloat), expected, 5e-2, 5e-2));
 }
 
 TEST(AdapterScales, AreRescaledForAScope) {

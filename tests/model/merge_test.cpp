@@ -243,6 +243,25 @@ TEST(MergingTiedLayers, TwoAdaptersOfTheirOwnAreNotMergedIntoOneTensor) {
       HasSubstr("does not do the same to both"));
 }
 
+TEST(MergingSharedMemory, IsNotDoneInPlace) {
+  const Tensor memory = torch::randn({4, 4});
+  nn::Sequential model(nn::Linear(4, 4), nn::Linear(4, 4));
+  for (const auto& layer : model->children()) {
+    layer->as<nn::Linear>()->weight.set_data(memory);
+  }
+  peft::LoraConfig config;
+  config.target_modules = {"0"};
+  auto adapters = peft::inject_adapter_in_model(config, *model);
+  randomise(adapters.parameters("default"));
+  const Tensor x = torch::randn({2, 4});
+  const Tensor before = model->forward(x);
+  EXPECT_THAT(
+      message_of([&] { adapters.merge_and_unload({}, /*in_place=*/true); }),
+      HasSubstr("in the same memory"));
+  adapters.merge_and_unload();
+  EXPECT_TRUE(torch::allclose(model->forward(x), before, 1e-4, 1e-5));
+}
+
 struct GroupedModel : nn::Module {
   GroupedModel() {
     conv = register_module(

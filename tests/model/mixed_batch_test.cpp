@@ -262,6 +262,47 @@ TEST_F(MixedBatches, TooFewNamesAreRefused) {
   }
 }
 
+// GPT-2's layer: batch and positions are one dimension in it, from the start.
+struct FlattenedImpl : nn::Module {
+  FlattenedImpl() {
+    weight = register_parameter("weight", torch::randn({6, 4}));
+    bias = register_parameter("bias", torch::randn({4}));
+  }
+  Tensor forward(const Tensor& x) {
+    return torch::addmm(bias, x.reshape({-1, 6}), weight)
+        .view({x.size(0), -1, 4});
+  }
+  Tensor weight, bias;
+};
+TORCH_MODULE(Flattened);
+
+TEST_F(MixedBatches, AFlattenedLayerTellsItsPositions) {
+  peft::register_layer<FlattenedImpl>(
+      {{"weight", &FlattenedImpl::weight, peft::WeightUse::linear_transposed}});
+  struct Model : nn::Module {
+  } model;
+  const Flattened layer = model.register_module("layer", Flattened());
+  peft::inject_adapter_in_model(lora(2, {"layer"}), model, "a");
+  auto adapters = peft::inject_adapter_in_model(lora(3, {"layer"}), model, "b");
+  randomise(adapters.parameters("a"));
+  randomise(adapters.parameters("b"));
+  const Tensor x = torch::randn({3, 5, 6});
+  const auto forward = [&] { return Flattened(layer)->forward(x); };
+  const Names names = {"b", "a", "b"};
+  const Tensor expected = row_by_row(adapters, names, 0, forward);
+  const peft::BatchAdapters scope(adapters, names);
+  EXPECT_TRUE(torch::allclose(forward(), expected, 1e-4, 1e-5));
+}
+
+TEST_F(MixedBatches, TheNameOfNoAdapterIsNoAdapters) {
+  WithHead model;
+  EXPECT_THAT(
+      message_of([&] {
+        peft::inject_adapter_in_model(lora(2, {"body"}), model, "__base__");
+      }),
+      HasSubstr("stands for no adapter"));
+}
+
 // F::linear adds its bias in place.
 TEST_F(MixedBatches, OneAdapterForAllRowsTrains) {
   WithHead model;
