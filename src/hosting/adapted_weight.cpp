@@ -310,11 +310,11 @@ MergedWeight AdaptedWeight::merged_with(
 at::Tensor AdaptedWeight::written() const {
   const Running now = running(*activation_);
   const Choice& choice = *now.choice;
-  const Choice merged = choice.merged && !now.batch
-      ? Choice{choice.enabled, choice.merged->adapters()}
-      : Choice{};
+  const Active all = active(
+      choice.merged ? Choice{choice.enabled, choice.merged->adapters()}
+                    : choice);
   at::Tensor weight = base_;
-  for (const Attachment* a : active(choice.merged ? merged : choice)) {
+  for (const Attachment* a : all) {
     if (a->method->replaces()) {
       weight = a->method->effective(weight, application(*a, now.scale));
     }

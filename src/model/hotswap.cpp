@@ -67,12 +67,13 @@ class Swap {
   LoadReport plan(const StateDict& weights) {
     // Tensors made in inference mode could never be trained.
     const c10::InferenceMode trainable_later(false);
-    fit(weights);
-    make(weights);
-    std::set<std::string> may_miss;
-    for (const auto& item : without_weights_) {
-      may_miss.insert(item);
+    for (const Target& target : record_.targets) {
+      given_.push_back(stored_shapes(weights, target.file_prefix));
     }
+    fit();
+    make();
+    const std::set<std::string> may_miss(
+        without_weights_.begin(), without_weights_.end());
     AdapterRecord preview{.name = record_.name, .config = config_->clone()};
     for (const MadeTarget& made : made_) {
       preview.targets.push_back(made.planned.target);
@@ -98,12 +99,12 @@ class Swap {
 
  private:
   // Ranks by the shapes of what is given, where the patterns say otherwise.
-  void fit(const StateDict& weights) {
+  void fit() {
     const MethodEntry& entry = method_entry(*config_);
-    for (const Target& target : record_.targets) {
-      const auto shapes = stored_shapes(weights, target.file_prefix);
-      if (entry.fit && target.of_method() && !shapes.empty()) {
-        entry.fit(*config_, target.name(), target.layout, shapes);
+    for (std::size_t i = 0; i < given_.size(); ++i) {
+      const Target& target = record_.targets[i];
+      if (entry.fit && target.of_method() && !given_[i].empty()) {
+        entry.fit(*config_, target.name(), target.layout, given_[i]);
       }
     }
     Mistakes mistakes(
@@ -113,7 +114,7 @@ class Swap {
     mistakes.raise_if_any();
   }
 
-  void make(const StateDict& weights) {
+  void make() {
     const MethodEntry& entry = method_entry(*config_);
     const auto neutral = config_->clone();
     entry.start_without_effect(*neutral);
@@ -121,30 +122,30 @@ class Swap {
         ErrorKind::config,
         concat("[", asking_, "] cannot swap adapter '", record_.name, "'"));
     std::vector<std::shared_ptr<const Method>> methods;
-    for (const Target& target : record_.targets) {
+    for (std::size_t i = 0; i < given_.size(); ++i) {
+      const Target& target = record_.targets[i];
       methods.push_back(target.attachment->method);
       if (target.of_method()) {
-        const bool given = !stored_shapes(weights, target.file_prefix).empty();
-        methods.back() = entry.make(given ? *config_ : *neutral, target.name());
+        methods.back() =
+            entry.make(given_[i].empty() ? *neutral : *config_, target.name());
         methods.back()->check(target.layout, target.layer_path, mistakes);
       }
     }
     mistakes.raise_if_any();
     for (std::size_t i = 0; i < methods.size(); ++i) {
-      make_one(record_.targets[i], methods[i], weights);
+      make_one(record_.targets[i], methods[i], !given_[i].empty());
     }
   }
 
   void make_one(
       const Target& target,
       std::shared_ptr<const Method> method,
-      const StateDict& weights) {
+      bool given) {
     PlannedTarget planned = plan_again(target, std::move(method));
     if (target.tied_to) {
       made_.push_back(make_tied(std::move(planned), made_[*target.tied_to]));
       return;
     }
-    const bool given = !stored_shapes(weights, target.file_prefix).empty();
     made_.push_back(
         make_target(std::move(planned), is_trained(target), {.empty = given}));
     const Target& now = made_.back().planned.target;
@@ -201,6 +202,7 @@ class Swap {
   AdapterRecord& record_;
   const char* asking_;
   std::unique_ptr<AdapterConfig> config_;
+  std::vector<StoredShapes> given_;  // by target
   std::vector<MadeTarget> made_;
   std::vector<std::string> without_weights_;  // keys
 };

@@ -236,8 +236,9 @@ void put_merged(
           "' becomes a convolution in one group: its LoRA reads all input "
           "channels"));
     }
-    base.set_data(merged);
-  } else if (in_place) {
+    in_place = false;  // it has another shape
+  }
+  if (in_place) {
     base.copy_(merged);
   } else {
     base.set_data(merged);
@@ -302,19 +303,6 @@ NamedTensors merged_tensors(ModelState& state, const char* asking) {
   });
   merging.raise_if_any();
   return tensors;
-}
-
-void check_not_merged(const ModelState& state, const char* asking) {
-  if (const auto choice = state.activation->load(); choice->merged) {
-    throw Error(
-        ErrorKind::state,
-        concat(
-            "[",
-            asking,
-            "] ",
-            list_names(state.names(choice->merged->adapters())),
-            " are merged into the weights; call unmerge_adapter first"));
-  }
 }
 
 }  // namespace detail

@@ -19,7 +19,4 @@ void merge(
 /// in, by the names that the model has for them.
 NamedTensors merged_tensors(ModelState& state, const char* asking);
 
-/// Throws Error (state) when adapters are merged.
-void check_not_merged(const ModelState& state, const char* asking);
-
 }  // namespace peft::detail
