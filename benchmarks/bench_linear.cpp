@@ -2,31 +2,13 @@
 // Milliseconds of one linear layer, forward and backward, frozen and adapted.
 //
 //   bench_linear N D R DROPOUT ROUNDS   prints one line: frozen adapted
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 
 #include <peft/peft.h>
 #include <torch/torch.h>
 
-namespace {
-
-double milliseconds(torch::nn::Linear& layer, const torch::Tensor& x) {
-  const auto start = std::chrono::steady_clock::now();
-  layer(x).sum().backward();
-  const std::chrono::duration<double, std::milli> time =
-      std::chrono::steady_clock::now() - start;
-  return time.count();
-}
-
-double median(std::vector<double> times) {
-  std::nth_element(
-      times.begin(), times.begin() + times.size() / 2, times.end());
-  return times[times.size() / 2];
-}
-
-}  // namespace
+#include "timing.h"
 
 int main(int argc, char** argv) {
   if (argc != 6) {
@@ -57,8 +39,8 @@ int main(int argc, char** argv) {
   std::vector<double> without;
   std::vector<double> with;
   for (int i = -3; i < rounds; ++i) {  // alternating; three to warm up
-    const double a = milliseconds(frozen.layer, x);
-    const double b = milliseconds(adapted.layer, x);
+    const double a = milliseconds([&] { frozen.layer(x).sum().backward(); });
+    const double b = milliseconds([&] { adapted.layer(x).sum().backward(); });
     if (i >= 0) {
       without.push_back(a);
       with.push_back(b);

@@ -2,15 +2,13 @@
 // Times of operating adapters, one line each: a name and milliseconds. The
 // model is as in operations_with_peft.py: 224 linear layers of 256 x 256,
 // rank 8.
-#include <algorithm>
-#include <chrono>
-#include <cstdio>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include <peft/peft.h>
 #include <torch/torch.h>
+
+#include "timing.h"
 
 using torch::Tensor;
 
@@ -18,27 +16,6 @@ namespace {
 
 constexpr int layers = 224;
 constexpr int width = 256;
-
-double milliseconds(const std::function<void()>& run) {
-  const auto start = std::chrono::steady_clock::now();
-  run();
-  return std::chrono::duration<double, std::milli>(
-             std::chrono::steady_clock::now() - start)
-      .count();
-}
-
-double median(int rounds, const std::function<void()>& run) {
-  std::vector<double> times;
-  for (int i = 0; i < rounds + 1; ++i) {
-    times.push_back(milliseconds(run));
-  }
-  std::sort(times.begin() + 1, times.end());
-  return times[1 + rounds / 2];
-}
-
-void print(const std::string& name, double time) {
-  std::printf("%s %.6f\n", name.c_str(), time);
-}
 
 peft::LoraConfig lora(int64_t r, const peft::ModuleChoice& targets) {
   peft::LoraConfig config;
@@ -74,10 +51,10 @@ void many_adapters() {
   }
   auto adapters = peft::adapters_of(*model);
   int turn = 0;
-  print("set_adapter", median(51, [&] {
+  print("set_adapter", median_time(51, [&] {
           adapters.set_adapter(std::to_string(1 + turn++ % 2));
         }));
-  print("disable_scope", median(51, [&] {
+  print("disable_scope", median_time(51, [&] {
           const peft::DisableAdapters scope(adapters);
         }));
 }
@@ -94,10 +71,10 @@ void swapping() {
   for (const auto& item : peft::get_peft_model_state_dict(*model)) {
     state.insert(item.key(), item->clone());
   }
-  print("hotswap", median(11, [&] {
+  print("hotswap", median_time(11, [&] {
           peft::hotswap_adapter(*model, state, config);
         }));
-  print("merge_unmerge", median(5, [&] {
+  print("merge_unmerge", median_time(5, [&] {
           adapters.merge_adapter();
           adapters.unmerge_adapter();
         }));
@@ -110,7 +87,7 @@ void combining(int64_t size) {
         peft::inject_adapter_in_model(lora(16, {"0"}), *model, name), name);
   }
   auto adapters = peft::adapters_of(*model);
-  print("combine_svd_" + std::to_string(size), median(5, [&] {
+  print("combine_svd_" + std::to_string(size), median_time(5, [&] {
           peft::add_weighted_adapter(
               *model, {"a", "b", "c"}, {0.5, 0.3, 0.2}, "sum");
           adapters.delete_adapter("sum");
@@ -133,7 +110,7 @@ void mixing(int64_t positions) {
   }
   auto adapters = peft::adapters_of(*model);
   const Tensor x = torch::randn({16, positions, 1024});
-  const auto time = [&] { return median(15, [&] { model->forward(x); }); };
+  const auto time = [&] { return median_time(15, [&] { model->forward(x); }); };
   const std::string suffix = "_" + std::to_string(positions);
   {
     const peft::DisableAdapters scope(adapters);

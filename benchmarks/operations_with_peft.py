@@ -4,8 +4,6 @@ milliseconds; read the ratios.
 
 usage: operations_with_peft.py BENCH_OPERATIONS
 """
-import statistics
-import subprocess
 import sys
 import time
 import warnings
@@ -16,17 +14,9 @@ from peft.utils.hotswap import hotswap_adapter_from_state_dict
 from peft.utils.save_and_load import _insert_adapter_name_into_state_dict
 from torch import nn
 
+from timing import median, once, print_ratios, run_program
+
 LAYERS, WIDTH = 224, 256
-
-
-def once(run):
-    start = time.perf_counter()
-    run()
-    return 1000 * (time.perf_counter() - start)
-
-
-def median(rounds, run):
-    return statistics.median([once(run) for _ in range(rounds + 1)][1:])
 
 
 def lora(r=8, targets="all-linear"):
@@ -104,8 +94,7 @@ def mixing(times, positions):
 def main():
     warnings.filterwarnings("ignore")
     torch.set_num_threads(2)
-    printed = subprocess.run([sys.argv[1]], check=True, capture_output=True, text=True).stdout
-    ours = {name: float(value) for name, value in (line.split() for line in printed.splitlines())}
+    ours = run_program(sys.argv[1])
     theirs = {}
     with torch.no_grad():
         many_adapters(theirs)
@@ -114,11 +103,7 @@ def main():
             combining(theirs, size)
         for positions in (1, 64):
             mixing(theirs, positions)
-    print(f"{'':18} | {'here':>10} | {'PEFT':>10} | here/PEFT")
-    for name, value in ours.items():
-        other = theirs.get(name)
-        ratio = f"{value / other:.4f}" if other else ""
-        print(f"{name:18} | {value:10.4f} | {other if other is None else round(other, 4)!s:>10} | {ratio}")
+    print_ratios(ours, theirs, "PEFT")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,16 @@ class TextClassifier(torch.nn.Module):
         return self.classifier((hidden * mask).sum(1) / mask.sum(1))
 
 
+def export(model, path):
+    # Two tensors: export takes one that is given twice for one input.
+    input_ids = torch.ones(2, 8, dtype=torch.int64)
+    attention_mask = torch.ones(2, 8, dtype=torch.int64)
+    shape = {0: Dim("batch"), 1: Dim("length", max=512)}
+    program = torch.export.export(
+        model, (input_ids, attention_mask), dynamic_shapes=(shape, shape))
+    torch.export.save(program, path)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("program", help="the .pt2 file to write")
@@ -36,14 +46,7 @@ def main():
     parser.add_argument("--labels", type=int, default=6)
     args = parser.parse_args()
 
-    model = TextClassifier(args.model, args.labels).train()
-    # Two tensors: export takes one that is given twice for one input.
-    input_ids = torch.ones(2, 8, dtype=torch.int64)
-    attention_mask = torch.ones(2, 8, dtype=torch.int64)
-    shape = {0: Dim("batch"), 1: Dim("length", max=512)}
-    program = torch.export.export(
-        model, (input_ids, attention_mask), dynamic_shapes=(shape, shape))
-    torch.export.save(program, args.program)
+    export(TextClassifier(args.model, args.labels).train(), args.program)
     print(f"exported   {args.program}")
 
 
