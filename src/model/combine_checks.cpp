@@ -124,6 +124,7 @@ std::vector<Source> find_sources(
         names.size(), " adapters and ", weights.size(), " weights are given"));
   }
   std::vector<Source> sources;
+  std::vector<AdapterRecord*> records;
   std::set<std::string> seen;
   for (std::size_t i = 0; i < names.size(); ++i) {
     AdapterRecord* record = state.find(names[i]);
@@ -141,10 +142,11 @@ std::vector<Source> find_sources(
       if (!std::isfinite(weights[i])) {
         mistakes.add(concat("the weight of '", names[i], "' is ", weights[i]));
       }
-      make_resident(state, *record);
       sources.push_back({record, weights[i]});
+      records.push_back(record);
     }
   }
+  make_resident(state, records);
   return sources;
 }
 
@@ -184,6 +186,17 @@ void check_parts(
   for (const auto& [record, weight] : sources) {
     check_filled(*record, asking);
     for (const Target& target : record->targets) {
+      for (const at::Tensor& values : target.attachment->parameters) {
+        if (values.is_floating_point() &&
+            !values.isfinite().all().item<bool>()) {
+          mistakes.add(concat(
+              "'",
+              record->name,
+              "' has NaN or infinite values on '",
+              target.layer_path,
+              "'"));
+        }
+      }
       if (target.role == Role::token_rows) {
         mistakes.add(
             ErrorKind::unsupported,

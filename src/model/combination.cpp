@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/combination.h"
+
+#include <algorithm>
+
+#include "base/text.h"
+#include "hosting/replace_data.h"
+#include "model/adapter_tensors.h"
+#include "model/injection.h"
+
+namespace peft::detail {
+namespace {
+
+// Copies of modules, which one adapter has alone.
+void insert_copies(StateDict& weights, const std::vector<Source>& sources) {
+  for (const auto& [record, weight] : sources) {
+    for (const Target& target : record->targets) {
+      if (target.role == Role::saved_copy && !target.tied_to) {
+        weights.insert(
+            join_path(target.file_prefix, target.specs[0].file_name),
+            target.attachment->parameters[0].detach());
+      }
+    }
+  }
+}
+
+// Sources may keep float32 factors on a base of less.
+void widen(
+    const AdapterRecord& record,
+    const StateDict& weights,
+    at::ScalarType dtype) {
+  for (const auto& item : adapter_tensors(record)) {
+    const at::Tensor* exact_values = weights.find(item.key());
+    if (exact_values && item.value().scalar_type() != dtype &&
+        item.value().is_floating_point()) {
+      replace_data(
+          item.value(), exact_values->to(item.value().device(), dtype));
+    }
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<AdapterConfig> combined_config(
+    const std::vector<Source>& sources) {
+  auto config = sources.front().record->config->clone();
+  config->inference_mode = true;
+  if (config->target_rules().target_parameters.empty()) {
+    config->target_modules = {};  // the tensors tell
+  }
+  std::vector<std::string> saved;
+  for (const auto& [record, weight] : sources) {
+    for (const auto& name : record->config->modules_to_save) {
+      if (std::find(saved.begin(), saved.end(), name) == saved.end()) {
+        saved.push_back(name);
+      }
+    }
+  }
+  config->modules_to_save = std::move(saved);
+  return config;
+}
+
+Adapters add_combined(
+    const CombinationRequest& request,
+    const AdapterConfig& config,
+    StateDict weights) {
+  insert_copies(weights, request.sources);
+  const auto& first = *request.sources.front().record;
+  const at::ScalarType dtype =
+      first.targets.front().attachment->parameters.front().scalar_type();
+  const bool by_parameters = !config.target_rules().target_parameters.empty();
+  Adapters adapters = inject(
+      config,
+      request.host,
+      request.name,
+      {.layers_of = by_parameters ? nullptr : &weights,
+       .weights = &weights,
+       .activate = false});
+  widen(*request.state->find(request.name), weights, dtype);
+  return adapters;
+}
+
+}  // namespace peft::detail
