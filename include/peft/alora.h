@@ -35,7 +35,7 @@ calculate_alora_offsets(const LoraConfig& config, const at::Tensor& input_ids);
 ///
 /// Layers see x [batch, positions, ...], or [batch * positions, ...] with the
 /// positions of a row together. A layer whose input is neither: Error (shape).
-class PEFT_API AloraScope {
+class [[nodiscard]] PEFT_API AloraScope {
  public:
   explicit AloraScope(AloraOffsets offsets);
   ~AloraScope();

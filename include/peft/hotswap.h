@@ -35,7 +35,9 @@ PEFT_API LoadReport hotswap_adapter(
     const AdapterConfig& config,
     const std::string& adapter_name = "default");
 
-/// The same from an adapter's folder.
+/// The same from an adapter's folder. An attached adapter (peft/attach.h) is
+/// attached to that folder instead, by one store too: on that adapter's layers,
+/// and read when it is next chosen, or now if it is active.
 PEFT_API LoadReport hotswap_adapter(
     torch::nn::Module& model,
     const std::filesystem::path& directory,

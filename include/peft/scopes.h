@@ -7,7 +7,8 @@
 // Threads that share one model each see their own choice, and each scope keeps
 // what it names as it is: another thread may switch, swap, merge or delete
 // adapters meanwhile. Scopes nest, the innermost for a model counts, and they
-// end in the thread that began them, after an exception too. What a forward
+// end in the thread that began them, after an exception too (one that is ended
+// elsewhere counts no more in its own thread). What a forward
 // hands to other threads (torch::jit::fork) runs the model's own choice there.
 //
 // A forward without a scope runs the model's own choice, asked for anew by
@@ -21,6 +22,7 @@
 #include <vector>
 
 #include "peft/adapters.h"
+#include "peft/batch_order.h"
 #include "peft/export.h"
 
 namespace peft {
@@ -31,7 +33,7 @@ class ThreadChoice;
 
 /// These adapters run, also where the model's own are disabled or merged.
 /// Throws Error (state) as set_adapter does.
-class PEFT_API UseAdapter {
+class [[nodiscard]] PEFT_API UseAdapter {
  public:
   UseAdapter(const Adapters& adapters, const std::string& adapter_name);
   UseAdapter(
@@ -49,7 +51,7 @@ class PEFT_API UseAdapter {
 };
 
 /// The base model runs, also where adapters are merged.
-class PEFT_API DisableAdapters {
+class [[nodiscard]] PEFT_API DisableAdapters {
  public:
   explicit DisableAdapters(const Adapters& adapters);
   ~DisableAdapters();
@@ -61,7 +63,7 @@ class PEFT_API DisableAdapters {
 };
 
 /// What runs now goes on running, whatever others change.
-class PEFT_API PinAdapters {
+class [[nodiscard]] PEFT_API PinAdapters {
  public:
   explicit PinAdapters(const Adapters& adapters);
   ~PinAdapters();
@@ -75,7 +77,7 @@ class PEFT_API PinAdapters {
 /// Every adapter acts with `factor` times its scaling; what runs now is pinned.
 /// Scopes inside multiply. Throws Error (state) where adapters are merged,
 /// which no factor reaches, and Error (config) unless it is finite.
-class PEFT_API ScaleAdapters {
+class [[nodiscard]] PEFT_API ScaleAdapters {
  public:
   ScaleAdapters(const Adapters& adapters, double factor);
   ~ScaleAdapters();
@@ -96,7 +98,7 @@ class PEFT_API ScaleAdapters {
 /// Inputs are not cast to the dtype of adapters' factors in this thread: layers
 /// whose input and factors differ throw what libtorch throws for them. For
 /// models that arrange for dtypes themselves.
-class PEFT_API DisableInputDtypeCasting {
+class [[nodiscard]] PEFT_API DisableInputDtypeCasting {
  public:
   DisableInputDtypeCasting();
   ~DisableInputDtypeCasting();
@@ -107,11 +109,6 @@ class PEFT_API DisableInputDtypeCasting {
   bool before_;
 };
 
-/// Where a model's tensors hold the batch: [batch, positions, ...], or
-/// [positions, batch, ...] as in libtorch's transformer layers. (Its
-/// MultiheadAttention always has positions first, and is known.)
-enum class BatchOrder { batch_first, positions_first };
-
 /// In a batch each row names its adapter, "__base__" for none:
 ///
 ///   const peft::BatchAdapters scope(adapters, {"a", "__base__", "b"});
@@ -120,13 +117,12 @@ enum class BatchOrder { batch_first, positions_first };
 /// Adapters may differ in method, rank and layers. Linear layers, embeddings,
 /// convolutions and attention take part, in training too: gradients and results
 /// are those of each adapter's own rows run by themselves (a layer that looks
-/// at the whole batch, as BatchNorm does in training, sees them all). Where the
-/// model's adapters are disabled, every row is the base model's, as in PEFT.
+/// at the whole batch, as BatchNorm does in training, sees them all).
 ///
 /// Throws Error (state) for unknown names and in a merged model. A layer whose
 /// input does not hold the batch throws Error (shape) in forward, one whose
 /// weight is read by another operator (recurrent layers) Error (unsupported).
-class PEFT_API BatchAdapters {
+class [[nodiscard]] PEFT_API BatchAdapters {
  public:
   BatchAdapters(
       const Adapters& adapters,

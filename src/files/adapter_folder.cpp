@@ -10,6 +10,7 @@
 #include "files/saved_modules.h"
 #include "hosting/module_host.h"
 #include "model/adapter_tensors.h"
+#include "model/hotswap.h"
 #include "model/injection.h"
 #include "model/residence.h"
 #include "peft/attach.h"
@@ -113,7 +114,7 @@ void save_record(
     const detail::Host& host,
     const fs::path& directory,
     const SaveOptions& options) {
-  detail::make_resident(state, adapter);
+  detail::make_resident(state, {&adapter});
   warn_of_what_peft_lacks(adapter);
   auto config = adapter.config->clone();
   config->inference_mode = true;  // as PEFT saves it, whatever it was
@@ -224,10 +225,37 @@ Adapters attach_adapter(
        .source = [directory] { return load_peft_weights(directory); }});
 }
 
+namespace {
+
+void attach_in_place_of(
+    const std::string& name,
+    torch::nn::Module& model,
+    detail::ModelState& state,
+    const fs::path& directory) {
+  const std::string next = name + " (new)";
+  Adapters adapters = attach_adapter(model, directory, next);
+  try {
+    detail::take_over(state, next, name);
+  } catch (...) {
+    adapters.delete_adapter(next);
+    throw;
+  }
+}
+
+}  // namespace
+
 LoadReport hotswap_adapter(
     torch::nn::Module& model,
     const fs::path& directory,
     const std::string& adapter_name) {
+  const auto state = detail::get_state(detail::ModuleHost(model));
+  const auto turn = state->lock();
+  const auto& record = state->get(adapter_name, "hotswap_adapter");
+  if (record.source) {
+    detail::check_not_merged(*state, record, "hotswap_adapter");
+    attach_in_place_of(adapter_name, model, *state, directory);
+    return {};
+  }
   const auto config = load_adapter_config(directory);
   return hotswap_adapter(
       model, load_peft_weights(directory), *config, adapter_name);

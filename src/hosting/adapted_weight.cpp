@@ -9,6 +9,7 @@
 #include <c10/core/InferenceMode.h>
 #include <torch/nn/modules/dropout.h>
 
+#include "base/text.h"
 #include "hosting/merged_weights.h"
 #include "hosting/mixed_batch.h"
 #include "methods/low_rank_factors.h"
@@ -63,11 +64,13 @@ AdaptedWeight::AdaptedWeight(
     WeightId id,
     at::Tensor base,
     WeightLayout layout,
-    std::shared_ptr<const Activation> activation)
+    std::shared_ptr<const Activation> activation,
+    std::string layer)
     : id_(id),
       base_(std::move(base)),
       layout_(std::move(layout)),
       activation_(std::move(activation)),
+      layer_(std::move(layer)),
       tensor_(at::Tensor().getIntrusivePtr()) {}
 
 void AdaptedWeight::stands_in(const at::Tensor& tensor) {
@@ -189,6 +192,7 @@ std::optional<WeightReading> AdaptedWeight::cheap_reading() const {
     return reading;
   }
   reading.batch = now.batch;
+  reading.layer = layer_;
   for (const auto& group : now.batch->groups()) {
     auto part = read(group.choice, now.scale);
     if (!part) {
@@ -232,9 +236,13 @@ at::Tensor AdaptedWeight::effective(const Choice& choice, double scale) const {
   if (mixes_groups(all)) {
     throw Error(
         ErrorKind::unsupported,
-        "the LoRA of a convolution in groups reads all input channels and has "
-        "no effective weight of the convolution's own shape; only convolutions "
-        "and merge_adapter can use it: leave the layer out for other uses");
+        concat(
+            "'",
+            layer_,
+            "': the LoRA of a convolution in groups reads all input channels "
+            "and has no effective weight of the convolution's own shape; only "
+            "convolutions and merge_adapter can use it: leave the layer out "
+            "for other uses"));
   }
   const bool is_added =
       std::any_of(all.begin(), all.end(), [](const Attachment* a) {
@@ -255,9 +263,12 @@ at::Tensor AdaptedWeight::effective() const {
   if (mixed_batch()) {
     throw Error(
         ErrorKind::unsupported,
-        "a mixed batch (BatchAdapters) has adapters on a weight that is read "
-        "by another operator than a linear map, a lookup or a convolution; "
-        "run each adapter's rows by themselves (UseAdapter)");
+        concat(
+            "a mixed batch (BatchAdapters) has adapters on '",
+            layer_,
+            "', and a weight of it is read by another operator than a linear "
+            "map, a lookup or a convolution; run each adapter's rows by "
+            "themselves (UseAdapter)"));
   }
   return base_;
 }
@@ -265,6 +276,14 @@ at::Tensor AdaptedWeight::effective() const {
 at::Tensor AdaptedWeight::effective_in_group(std::size_t group) const {
   const Running now = running(*activation_);
   return effective(now.batch->groups()[group].choice, now.scale);
+}
+
+WeightReading AdaptedWeight::effective_by_group(const MixedBatch& batch) const {
+  WeightReading reading{.parts = {}, .batch = &batch, .layer = layer_};
+  for (std::size_t g = 0; g < batch.groups().size(); ++g) {
+    reading.parts.push_back({.base = effective_in_group(g), .is_own = false});
+  }
+  return reading;
 }
 
 // What adapters add to the result where the layer has no bias that could take

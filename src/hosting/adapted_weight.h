@@ -9,6 +9,8 @@
 
 #include <functional>
 #include <memory>
+#include <string>
+#include <string_view>
 
 #include <ATen/core/Tensor.h>
 #include <c10/util/SmallVector.h>
@@ -33,6 +35,7 @@ struct CheapReading {
 struct WeightReading {
   c10::SmallVector<CheapReading, 1> parts;
   const MixedBatch* batch = nullptr;
+  std::string_view layer = {};  // for messages
 };
 
 /// A weight with adapters merged in, and the vector [outputs] that they add
@@ -44,15 +47,18 @@ struct MergedWeight {
 
 class AdaptedWeight {
  public:
+  /// `layer` is what messages call it.
   AdaptedWeight(
       WeightId id,
       at::Tensor base,
       WeightLayout layout,
-      std::shared_ptr<const Activation> activation);
+      std::shared_ptr<const Activation> activation,
+      std::string layer = "the tensor");
 
   WeightId id() const { return id_; }
   const at::Tensor& base() const { return base_; }
   const WeightLayout& layout() const { return layout_; }
+  const std::string& layer() const { return layer_; }
 
   /// Base and steps; nothing when an adapter that runs has no cheap form.
   std::optional<WeightReading> cheap_reading() const;
@@ -67,6 +73,8 @@ class AdaptedWeight {
   /// The mixed batch that this thread runs, when it has an adapter here.
   const MixedBatch* mixed_batch() const;
   at::Tensor effective_in_group(std::size_t group) const;
+  /// Each group's own effective weight, where there is no cheaper form.
+  WeightReading effective_by_group(const MixedBatch& batch) const;
 
   /// The weight with `adapters` merged in: computed in float32 or better and
   /// rounded once, without gradient. A kernel in groups whose adapter reads
@@ -100,6 +108,7 @@ class AdaptedWeight {
   const at::Tensor base_;
   const WeightLayout layout_;
   const std::shared_ptr<const Activation> activation_;
+  const std::string layer_;
   const SquaredNorms norms_;
   c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl> tensor_;
 };

@@ -22,8 +22,8 @@ Tensor apply_reading(
     bool positions_first,
     bool flattened = false) {
   if (weight.batch) {
-    const RowSplit rows =
-        weight.batch->split(x, features, positions_first, flattened);
+    const RowSplit rows = weight.batch->split(
+        x, weight.layer, features, positions_first, flattened);
     return MixedOperator<Operator, Call>(call, weight, bias, rows).run(x);
   }
   const CheapReading& only = weight.parts.front();

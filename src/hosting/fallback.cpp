@@ -170,7 +170,6 @@ bool view(
   return true;
 }
 
-// An adapted argument and the plain tensor that was written in its place.
 // A bias that F::linear adds to its result by itself. In a mixed batch each row
 // has its own.
 void give_rows_their_bias(const c10::FunctionSchema& schema, Stack* stack) {
@@ -186,7 +185,8 @@ void give_rows_their_bias(const c10::FunctionSchema& schema, Stack* stack) {
     return;
   }
   const AdaptedWeight& weight = *bias->weight();
-  const RowSplit rows = batch->split(y, 1, weight.layout().positions_first);
+  const RowSplit rows =
+      batch->split(y, weight.layer(), 1, weight.layout().positions_first);
   std::vector<at::Tensor> of_group;
   for (std::size_t g = 0; g < batch->groups().size(); ++g) {
     of_group.push_back(bias->replay(weight.effective_in_group(g)));
@@ -194,6 +194,7 @@ void give_rows_their_bias(const c10::FunctionSchema& schema, Stack* stack) {
   (*stack)[first + 1] = rows.by_row(of_group, y.dim());
 }
 
+// An adapted argument and the plain tensor that was written in its place.
 struct Written {
   at::Tensor adapted;
   at::Tensor plain;

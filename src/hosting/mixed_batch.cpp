@@ -96,16 +96,16 @@ at::Tensor RowSplit::by_row(
   return sorted.view(shape);
 }
 
-MixedBatch::MixedBatch(std::vector<Group> groups, bool positions_first)
-    : groups_(std::move(groups)), positions_first_(positions_first) {
+MixedBatch::MixedBatch(std::vector<Group> groups, BatchOrder order)
+    : groups_(std::move(groups)), batch_order_(order) {
   const c10::InferenceMode usable_in_training(false);
-  std::vector<std::int64_t> order;
+  std::vector<std::int64_t> sorted;
   for (const Group& group : groups_) {
-    order.insert(order.end(), group.rows.begin(), group.rows.end());
+    sorted.insert(sorted.end(), group.rows.begin(), group.rows.end());
   }
-  rows_ = static_cast<std::int64_t>(order.size());
-  if (!std::is_sorted(order.begin(), order.end())) {
-    order_ = at::tensor(order, at::TensorOptions(at::kLong));
+  rows_ = static_cast<std::int64_t>(sorted.size());
+  if (!std::is_sorted(sorted.begin(), sorted.end())) {
+    order_ = at::tensor(sorted, at::TensorOptions(at::kLong));
     inverse_ = order_.argsort();
   }
 }
@@ -113,19 +113,21 @@ MixedBatch::MixedBatch(std::vector<Group> groups, bool positions_first)
 // `leading` are the dimensions of batch and positions.
 bool MixedBatch::find_batch(
     at::IntArrayRef leading,
-    bool positions_first,
+    BatchOrder order,
     RowSplit& split) const {
   const std::size_t count = leading.size();
   if (count == 0) {
     return false;
   }
-  if (count == 1) {
+  const bool positions_first = order == BatchOrder::positions_first;
+  const bool together = order == BatchOrder::rows_together && leading[0] != 1;
+  if (count == 1 || together) {
     // One position of each row, or all of them one after the other: as many as
     // an input that tells had.
     split.each_ = leading[0] / rows_;
     split.interleaved_ = positions_first;
     return leading[0] == rows_ * split.each_ && split.each_ > 0 &&
-        (split.each_ == 1 || positions_.contains(split.each_));
+        (together || split.each_ == 1 || positions_.contains(split.each_));
   }
   const std::size_t dim = positions_first ? 1 : 0;
   split.dim_ = static_cast<std::int64_t>(dim);
@@ -139,6 +141,7 @@ bool MixedBatch::find_batch(
 
 RowSplit MixedBatch::split(
     const at::Tensor& x,
+    std::string_view layer,
     std::int64_t features,
     bool positions_first,
     bool flattened) const {
@@ -150,21 +153,26 @@ RowSplit MixedBatch::split(
   const auto leading = x.dim() < features
       ? at::IntArrayRef()
       : x.sizes().slice(0, static_cast<std::size_t>(x.dim() - features));
-  const bool found =
-      find_batch(leading, positions_first || positions_first_, split);
+  const bool found = find_batch(
+      leading,
+      positions_first ? BatchOrder::positions_first : batch_order_,
+      split);
   if (!found) {
     throw Error(
         ErrorKind::shape,
         concat(
             "a mixed batch (BatchAdapters) names the adapters of ",
             rows_,
-            " rows (",
+            rows_ == 1 ? " row (" : " rows (",
             describe(groups_),
-            "), and an adapted layer sees ",
+            "), and in the input ",
             x.sizes(),
-            ", where as many cannot be told apart; name one adapter for each "
-            "row of the batch, and say BatchOrder::positions_first when the "
-            "model's tensors are [positions, batch, ...]"));
+            " of '",
+            layer,
+            "' as many cannot be told apart; name one adapter for each row, "
+            "and give the layer [batch, ...], or [1, ...] for all rows alike. "
+            "BatchOrder says where a model's tensors are [positions, batch, "
+            "...] or [batch * n, ...]"));
   }
   for (const Group& group : groups_) {
     split.sizes_.push_back(

@@ -7,11 +7,13 @@
 
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "hosting/choice.h"
+#include "peft/batch_order.h"
 
 namespace peft::detail {
 
@@ -54,30 +56,29 @@ class MixedBatch {
     std::vector<std::int64_t> rows;
   };
 
-  /// `positions_first`: the model's tensors are [positions, batch, ...].
-  MixedBatch(std::vector<Group> groups, bool positions_first);
+  MixedBatch(std::vector<Group> groups, BatchOrder order);
 
   const std::vector<Group>& groups() const { return groups_; }
   std::int64_t rows() const { return rows_; }
 
-  /// How `x`, with `features` dimensions behind those of batch and positions,
-  /// holds the batch. `flattened`: batch and positions are one dimension, also
-  /// where no other input has told how many positions there are. Throws Error
-  /// (shape) when it does not.
+  /// How the input `x` of `layer`, with `features` dimensions behind those of
+  /// batch and positions, holds the batch. `positions_first`: in this layer,
+  /// whatever the model's order. `flattened`: batch and positions are one
+  /// dimension, also where no other input has told how many positions there
+  /// are. Throws Error (shape) when it does not.
   RowSplit split(
       const at::Tensor& x,
+      std::string_view layer,
       std::int64_t features,
       bool positions_first,
       bool flattened = false) const;
 
  private:
-  bool find_batch(
-      at::IntArrayRef leading,
-      bool positions_first,
-      RowSplit& split) const;
+  bool find_batch(at::IntArrayRef leading, BatchOrder order, RowSplit& split)
+      const;
 
   const std::vector<Group> groups_;
-  const bool positions_first_;
+  const BatchOrder batch_order_;
   std::int64_t rows_ = 0;
   at::Tensor order_;
   at::Tensor inverse_;

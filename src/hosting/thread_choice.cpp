@@ -1,32 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hosting/thread_choice.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "hosting/mixed_batch.h"
 
 namespace peft::detail {
 namespace {
 
-thread_local ThreadChoice* last = nullptr;
+// This thread's, the innermost last. Holds what another thread has ended, which
+// a forward here may still be reading, until the next scope comes or goes.
+thread_local std::vector<std::shared_ptr<ThreadScope>> scopes;
+
+void forget_ended() {
+  std::erase_if(scopes, [](const auto& scope) { return scope->ended.load(); });
+}
 
 }  // namespace
 
 Running running(const Activation& model) {
-  if (const ThreadChoice* scope = ThreadChoice::innermost(model)) {
+  if (const ThreadScope* scope = ThreadChoice::innermost(model)) {
     // The scope holds it: no count that threads share is touched.
-    return {
-        nullptr, scope->choice().get(), scope->scale(), scope->batch().get()};
+    return {nullptr, scope->choice.get(), scope->scale, scope->batch.get()};
   }
   auto held = model.load();
   const Choice* choice = held.get();
   return {std::move(held), choice};
 }
 
-const ThreadChoice* ThreadChoice::innermost(const Activation& model) {
-  const ThreadChoice* scope = last;
-  while (scope && scope->model_.get() != &model) {
-    scope = scope->outer_;
-  }
-  return scope;
+const ThreadScope* ThreadChoice::innermost(const Activation& model) {
+  const auto found =
+      std::find_if(scopes.rbegin(), scopes.rend(), [&](const auto& scope) {
+        return scope->model.get() == &model &&
+            !scope->ended.load(std::memory_order_relaxed);
+      });
+  return found == scopes.rend() ? nullptr : found->get();
 }
 
 ThreadChoice::ThreadChoice(
@@ -34,22 +43,18 @@ ThreadChoice::ThreadChoice(
     std::shared_ptr<const Choice> choice,
     double scale,
     std::shared_ptr<const MixedBatch> batch)
-    : model_(std::move(model)),
-      choice_(std::move(choice)),
-      scale_(scale),
-      batch_(std::move(batch)),
-      outer_(last) {
-  last = this;
+    : scope_(new ThreadScope{
+          std::move(model),
+          std::move(choice),
+          scale,
+          std::move(batch)}) {
+  forget_ended();
+  scopes.push_back(scope_);
 }
 
 ThreadChoice::~ThreadChoice() {
-  // Scopes on the heap may end in any order.
-  for (ThreadChoice** link = &last; *link; link = &(*link)->outer_) {
-    if (*link == this) {
-      *link = outer_;
-      return;
-    }
-  }
+  scope_->ended = true;
+  forget_ended();
 }
 
 }  // namespace peft::detail

@@ -3,6 +3,7 @@
 // long as a scope lives.
 #pragma once
 
+#include <atomic>
 #include <memory>
 
 #include "hosting/choice.h"
@@ -21,8 +22,17 @@ struct Running {
 
 Running running(const Activation& model);
 
-/// Scopes of one thread nest: the innermost for a model counts. Ends in the
-/// thread that began it.
+/// One thread's scope for one model.
+struct ThreadScope {
+  std::shared_ptr<const Activation> model;
+  std::shared_ptr<const Choice> choice;
+  double scale = 1;
+  std::shared_ptr<const MixedBatch> batch = nullptr;
+  std::atomic<bool> ended = false;
+};
+
+/// Scopes of one thread nest: the innermost for a model counts. Begins and ends
+/// in one thread; where it ends in another, it counts no more in its own.
 class ThreadChoice {
  public:
   ThreadChoice(
@@ -35,17 +45,10 @@ class ThreadChoice {
   ThreadChoice& operator=(const ThreadChoice&) = delete;
 
   /// This thread's innermost for a model, or nullptr.
-  static const ThreadChoice* innermost(const Activation& model);
-  const std::shared_ptr<const Choice>& choice() const { return choice_; }
-  double scale() const { return scale_; }
-  const std::shared_ptr<const MixedBatch>& batch() const { return batch_; }
+  static const ThreadScope* innermost(const Activation& model);
 
  private:
-  const std::shared_ptr<const Activation> model_;
-  const std::shared_ptr<const Choice> choice_;
-  const double scale_;
-  const std::shared_ptr<const MixedBatch> batch_;
-  ThreadChoice* outer_;
+  const std::shared_ptr<ThreadScope> scope_;
 };
 
 }  // namespace peft::detail

@@ -30,25 +30,20 @@ bool turn_steps_to_matrix(Steps& steps) {
   return true;
 }
 
-}  // namespace
-
-std::optional<WeightReading> as_linear_map(
-    const Tensor& tensor,
+std::optional<WeightReading> read_on_factors(
+    const AdaptedTensor& adapted,
     bool inputs_first) {
-  const AdaptedTensor* adapted = as_adapted(tensor);
-  if (!adapted || !adapted->view().is_matrix) {
-    return std::nullopt;
-  }
-  const WeightLayout& layout = adapted->weight()->layout();
-  const WeightView& view = adapted->view();
+  const WeightLayout& layout = adapted.weight()->layout();
+  const WeightView& view = adapted.view();
   const bool is_table = layout.form == Form::table;
   const bool is_one_of_stack =
       layout.form == Form::stack && view.matrix_of_stack;
-  if ((layout.form != Form::matrix && !is_table && !is_one_of_stack) ||
+  if (!view.is_matrix ||
+      (layout.form != Form::matrix && !is_table && !is_one_of_stack) ||
       (layout.inputs_first != view.transposed) != inputs_first) {
     return std::nullopt;
   }
-  auto reading = adapted->weight()->cheap_reading();
+  auto reading = adapted.weight()->cheap_reading();
   const bool is_read =
       reading && turn_all(*reading, [&](Steps& steps) {
         return (!is_table || turn_steps_to_matrix(steps)) &&
@@ -57,11 +52,33 @@ std::optional<WeightReading> as_linear_map(
             (!view.rows ||
              take_outputs(steps, view.rows->first, view.rows->second));
       });
-  if (!is_read) {
+  return is_read ? std::move(reading) : std::nullopt;
+}
+
+// In a mixed batch, where no one tensor is the weight.
+std::optional<WeightReading> read_by_group(const AdaptedTensor& adapted) {
+  const MixedBatch* batch = adapted.weight()->mixed_batch();
+  return batch ? std::optional(adapted.weight()->effective_by_group(*batch))
+               : std::nullopt;
+}
+
+}  // namespace
+
+std::optional<WeightReading> as_linear_map(
+    const Tensor& tensor,
+    bool inputs_first) {
+  const AdaptedTensor* adapted = as_adapted(tensor);
+  if (!adapted) {
     return std::nullopt;
   }
-  for (CheapReading& part : reading->parts) {
-    part.base = adapted->replay(part.base);
+  auto reading = read_on_factors(*adapted, inputs_first);
+  if (!reading && tensor.dim() == 2) {
+    reading = read_by_group(*adapted);
+  }
+  if (reading) {
+    for (CheapReading& part : reading->parts) {
+      part.base = adapted->replay(part.base);
+    }
   }
   return reading;
 }
@@ -93,7 +110,8 @@ std::optional<WeightReading> as_whole(const Tensor& tensor, Form form) {
       adapted->weight()->layout().form != form) {
     return std::nullopt;
   }
-  return adapted->weight()->cheap_reading();
+  auto reading = adapted->weight()->cheap_reading();
+  return reading ? std::move(reading) : read_by_group(*adapted);
 }
 
 }  // namespace peft::detail

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A tensor that an operator reads, as a weight whose adapters can run on their
-// factors inside that operator; nothing when they cannot.
+// factors inside that operator; nothing when they cannot. In a mixed batch,
+// each group's own weight stands in for what has no such form.
 #pragma once
 
 #include <optional>

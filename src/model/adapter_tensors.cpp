@@ -160,7 +160,7 @@ StateDict get_peft_model_state_dict(
   const auto state = detail::get_state(detail::ModuleHost(model));
   const auto turn = state->lock();
   auto& record = state->get(adapter_name, "get_peft_model_state_dict");
-  detail::make_resident(*state, record);
+  detail::make_resident(*state, {&record});
   return detail::written_tensors(record);
 }
 

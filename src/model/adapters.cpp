@@ -38,7 +38,7 @@ std::vector<at::Tensor> Adapters::trainable_parameters() const {
 std::vector<at::Tensor> Adapters::parameters(const std::string& name) const {
   const auto turn = state_->lock();
   AdapterRecord& record = state_->get(name, "parameters");
-  detail::make_resident(*state_, record);
+  detail::make_resident(*state_, {&record});
   return detail::adapter_tensors(record).values();
 }
 

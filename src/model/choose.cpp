@@ -11,65 +11,46 @@
 namespace peft::detail {
 namespace {
 
-// A module that two of the chosen adapters want to replace by their own copy.
-void check_saved_once(const Chosen& chosen, const char* asking) {
-  std::map<const AdaptedWeight*, std::string> owner;
-  for (const AdapterRecord* adapter : chosen) {
-    for (const Target& target : adapter->targets) {
-      if (target.role != Role::saved_copy) {
-        continue;
-      }
-      const auto [place, is_new] =
-          owner.try_emplace(target.weight.get(), adapter->name);
-      if (!is_new) {
-        throw Error(
-            ErrorKind::state,
-            concat(
-                "[",
-                asking,
-                "] '",
-                place->second,
-                "' and '",
-                adapter->name,
-                "' both have their own copy of '",
-                target.layer_path,
-                "' (modules_to_save); only one of them can be active"));
-      }
-    }
+// A weight, or one row of it, that an adapter replaces.
+using Place = std::pair<const AdaptedWeight*, std::int64_t>;
+constexpr std::int64_t all_rows = -1;
+
+std::vector<std::int64_t> replaced_rows(const Target& target) {
+  if (target.role == Role::saved_copy) {
+    return {all_rows};
   }
+  if (target.role != Role::token_rows) {
+    return {};
+  }
+  const at::Tensor tokens =
+      target.attachment->parameters[1][0].to(at::kCPU).contiguous();
+  const auto* first = tokens.const_data_ptr<std::int64_t>();
+  return {first, first + tokens.numel()};
 }
 
-// A row of an embedding that two of the chosen adapters replace.
-void check_rows_once(const Chosen& chosen, const char* asking) {
-  using Row = std::pair<const AdaptedWeight*, std::int64_t>;
-  std::map<Row, std::string> owner;
+void check_replaced_once(const Chosen& chosen, const char* asking) {
+  std::map<Place, std::string> owners;
   for (const AdapterRecord* adapter : chosen) {
     for (const Target& target : adapter->targets) {
-      if (target.role != Role::token_rows) {
-        continue;
-      }
-      const at::Tensor tokens =
-          target.attachment->parameters[1][0].to(at::kCPU).contiguous();
-      for (std::int64_t i = 0; i < tokens.numel(); ++i) {
-        const auto token = tokens.const_data_ptr<std::int64_t>()[i];
-        const auto [place, is_new] =
-            owner.try_emplace({target.weight.get(), token}, adapter->name);
-        if (!is_new) {
+      for (const std::int64_t row : replaced_rows(target)) {
+        const auto [owner, is_first] =
+            owners.try_emplace({target.weight.get(), row}, adapter->name);
+        if (!is_first) {
           throw Error(
               ErrorKind::state,
               concat(
                   "[",
                   asking,
                   "] '",
-                  place->second,
+                  owner->second,
                   "' and '",
                   adapter->name,
-                  "' both train row ",
-                  token,
-                  " of '",
+                  row == all_rows ? "' both have their own copy of '"
+                                  : concat("' both train row ", row, " of '"),
                   target.layer_path,
-                  "' (trainable_token_indices); only one of them can be "
-                  "active"));
+                  row == all_rows ? "' (modules_to_save)"
+                                  : "' (trainable_token_indices)",
+                  "; only one of them can be active"));
         }
       }
     }
@@ -93,8 +74,8 @@ Chosen find_adapters(
             ", and enable_adapters(false) or a DisableAdapters scope runs the "
             "base model"));
   }
-  Mistakes mistakes(ErrorKind::state, concat("[", asking, "]"));
-  Chosen chosen;
+  Mistakes mistakes(ErrorKind::state, concat("[", asking, "] wrong names"));
+  std::vector<AdapterRecord*> chosen;
   for (const auto& name : names) {
     AdapterRecord* found = state.find(name);
     if (!found) {
@@ -104,18 +85,21 @@ Chosen find_adapters(
           "'",
           did_you_mean(name, state.names()),
           "; it has ",
-          list_names(state.names())));
-    } else if (std::find(chosen.begin(), chosen.end(), found) == chosen.end()) {
+          list_names(state.names()),
+          name == no_adapter
+              ? ", and a DisableAdapters scope runs the base model"
+              : ""));
+    } else if (std::find(chosen.begin(), chosen.end(), found) != chosen.end()) {
+      mistakes.add(concat("adapter '", name, "' is named twice"));
+    } else {
       chosen.push_back(found);
     }
   }
   mistakes.raise_if_any();
-  for (const auto& name : names) {
-    make_resident(state, *state.find(name));
-  }
-  check_saved_once(chosen, asking);
-  check_rows_once(chosen, asking);
-  return chosen;
+  make_resident(state, chosen);
+  const Chosen found(chosen.begin(), chosen.end());
+  check_replaced_once(found, asking);
+  return found;
 }
 
 AttachedAdapters in_order(const Chosen& chosen) {

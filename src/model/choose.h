@@ -9,11 +9,14 @@
 
 namespace peft::detail {
 
+/// Stands for no adapter in mixed batches.
+constexpr const char* no_adapter = "__base__";
+
 using Chosen = std::vector<const AdapterRecord*>;
 
-/// The adapters called `names`, each once, with values in memory. Throws Error
-/// (state) for names that do not exist, and for two adapters that replace the
-/// same module or row.
+/// The adapters called `names`, with values in memory. Throws Error (state) for
+/// names that do not exist or are given twice, and for two adapters that
+/// replace the same module or row.
 Chosen find_adapters(
     ModelState& state,
     const std::vector<std::string>& names,

@@ -197,7 +197,7 @@ void copy_adapters(
     }
   }
   for (const auto& adapter : from.adapters) {
-    make_resident(from, *adapter);
+    make_resident(from, {adapter.get()});
     const StateDict weights = adapter_tensors(*adapter);
     state = carry_out(
                 replanner.plan(*adapter), to_host, state, {.weights = &weights})

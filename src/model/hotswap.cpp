@@ -11,6 +11,7 @@
 #include "hosting/module_host.h"
 #include "model/adapter_tensors.h"
 #include "model/attach.h"
+#include "model/injection.h"
 #include "model/make_target.h"
 #include "model/residence.h"
 #include "peft/hotswap.h"
@@ -229,6 +230,28 @@ LoadReport hotswap(
             config.peft_type(),
             "; load it under another name"));
   }
+  check_not_merged(state, record, asking);
+  check_not_attached(record, asking);
+  if (weights.is_empty()) {
+    throw Error(
+        ErrorKind::state,
+        concat(
+            "[",
+            asking,
+            "] the state dict for adapter '",
+            record.name,
+            "' is empty"));
+  }
+  Swap swap(record, config, asking);
+  LoadReport report = swap.plan(weights);
+  swap.commit(state);
+  return report;
+}
+
+void check_not_merged(
+    const ModelState& state,
+    const AdapterRecord& record,
+    const char* asking) {
   if (state.is_merged(record)) {
     throw Error(
         ErrorKind::state,
@@ -239,11 +262,31 @@ LoadReport hotswap(
             record.name,
             "' is merged; call unmerge_adapter first"));
   }
-  check_not_attached(record, asking);
-  Swap swap(record, config, asking);
-  LoadReport report = swap.plan(weights);
-  swap.commit(state);
-  return report;
+}
+
+void take_over(
+    ModelState& state,
+    const std::string& next,
+    const std::string& name) {
+  AdapterRecord& from = *state.find(name);
+  AdapterRecord& to = *state.find(next);
+  auto choice = *state.activation->load();
+  const auto active =
+      std::find(choice.adapters.begin(), choice.adapters.end(), from.attached);
+  const bool is_active = active != choice.adapters.end();
+  if (is_active) {
+    make_resident(state, {&to});
+  }
+  to.name = name;
+  attach(state, to, to.attached->id());
+  state.roster.erase(next);
+  if (is_active) {
+    *active = to.attached;
+    state.activation->store(std::move(choice));
+  }
+  remove_from_layers(from);
+  std::erase_if(
+      state.adapters, [&](const auto& a) { return a.get() == &from; });
 }
 
 void read_values(

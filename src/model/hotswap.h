@@ -16,6 +16,20 @@ LoadReport hotswap(
     const StateDict& weights,
     const char* asking);
 
+/// Throws Error (state) for an adapter whose values stand in merged weights.
+void check_not_merged(
+    const ModelState& state,
+    const AdapterRecord& record,
+    const char* asking);
+
+/// Attached adapter `next` takes the name of attached adapter `name` and its
+/// part in what runs; the latter goes. Throws Error where `next` must be read
+/// and cannot be; nothing has changed then.
+void take_over(
+    ModelState& state,
+    const std::string& next,
+    const std::string& name);
+
 /// The values of an attached adapter, in new tensors.
 void read_values(
     ModelState& state,

@@ -60,6 +60,7 @@ WeightSource source_of(
 
 std::shared_ptr<AdaptedWeight> weight_at(
     const HostedTensor& hosted,
+    const std::string& layer,
     ModelState& state) {
   if (const auto* adapted = as_adapted(hosted.place->get())) {
     return adapted->weight();
@@ -68,7 +69,8 @@ std::shared_ptr<AdaptedWeight> weight_at(
       state.next_weight++,
       hosted.base,
       hosted.layout.value_or(WeightLayout{}),
-      state.activation);
+      state.activation,
+      layer);
   state.sites.push_back({hosted.place, weight});
   return weight;
 }
@@ -88,13 +90,13 @@ void put_in_model(
     AdapterRecord& record) {
   Target& target = made.planned.target;
   const auto& bias = made.planned.bias;
-  target.weight = weight_at(made.planned.hosted, *state);
+  target.weight = weight_at(made.planned.hosted, target.layer_path, *state);
   if (bias) {
     HostedTensor hosted = bias->hosted;
     const auto& of_weight = made.planned.hosted.layout;
     hosted.layout = WeightLayout{
         .positions_first = of_weight && of_weight->positions_first};
-    target.bias = weight_at(hosted, *state);
+    target.bias = weight_at(hosted, target.layer_path, *state);
   }
   record.targets.push_back(target);
   if (!record.source) {

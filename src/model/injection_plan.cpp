@@ -3,6 +3,7 @@
 
 #include "base/text.h"
 #include "hosting/adapted_tensor.h"
+#include "model/choose.h"
 #include "model/layer_names.h"
 #include "model/plan_parts.h"
 
@@ -15,7 +16,7 @@ void check_name(
     Mistakes& mistakes) {
   if (name.empty()) {
     mistakes.add("the adapter name is empty; give it a name such as 'default'");
-  } else if (name == "__base__") {
+  } else if (name == no_adapter) {
     mistakes.add(
         "the adapter name '__base__' stands for no adapter in mixed batches; "
         "use another");

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/text.h"
+#include "matching/name_hints.h"
 #include "matching/name_pattern.h"
 
 namespace peft::detail {
@@ -47,9 +48,25 @@ class Chooser {
         }
       }
       if (!found) {
-        report_.unmatched_targets.push_back(name);
+        report_.notes.push_back(concat(
+            "target_parameters: '",
+            name,
+            "' meets no parameter that can take an adapter",
+            suffix_hint(name, parameter_paths())));
       }
     }
+  }
+
+  std::vector<std::string> parameter_paths() const {
+    std::vector<std::string> paths;
+    for (const HostedLayer& layer : layers_) {
+      for (const HostedTensor& tensor : layer.tensors) {
+        if (tensor.layout && !layer.path.empty()) {
+          paths.push_back(join_path(layer.path, tensor.name));
+        }
+      }
+    }
+    return paths;
   }
 
   // Matching knows modules only; keys that speak of chosen parameters meet

@@ -19,9 +19,6 @@ struct TensorChoice {
   std::size_t tensor;
 };
 
-/// The weights that `report` and config.target_parameters choose, each once,
-/// in the model's order; a MultiheadAttention brings its out_proj along.
-/// Entries of target_parameters without a match are added to the report.
 struct ChosenWeight {
   TensorChoice weight;
   /// The layer that brought it along (out_proj), or npos.
@@ -29,6 +26,10 @@ struct ChosenWeight {
   /// Chosen by target_parameters.
   bool as_parameter = false;
 };
+
+/// The weights that `report` and config.target_parameters choose, each once,
+/// in the model's order; a MultiheadAttention brings its out_proj along.
+/// Entries of target_parameters without a match are noted in the report.
 std::vector<ChosenWeight> choose_weights(
     const AdapterConfig& config,
     const std::vector<HostedLayer>& layers,

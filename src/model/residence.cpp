@@ -38,16 +38,22 @@ std::int64_t resident(const ModelState& state) {
   return bytes;
 }
 
-void make_room(ModelState& state, const AdapterRecord& coming) {
+// Room for `bytes` more, without letting go of `kept`.
+void make_room(
+    ModelState& state,
+    std::int64_t bytes,
+    const std::vector<AdapterRecord*>& kept) {
   if (!state.memory_budget) {
     return;
   }
-  const std::int64_t allowed = *state.memory_budget - size_of(coming);
+  const std::int64_t allowed = *state.memory_budget - bytes;
   while (resident(state) > std::max<std::int64_t>(allowed, 0)) {
     AdapterRecord* oldest = nullptr;
     for (const auto& adapter : state.adapters) {
-      if (adapter.get() != &coming && adapter->source &&
-          adapter->source->bytes > 0 && !is_in_use(state, *adapter) &&
+      const bool stays =
+          std::find(kept.begin(), kept.end(), adapter.get()) != kept.end();
+      if (!stays && adapter->source && adapter->source->bytes > 0 &&
+          !is_in_use(state, *adapter) &&
           (!oldest || *adapter->source->last_use < *oldest->source->last_use)) {
         oldest = adapter.get();
       }
@@ -86,8 +92,9 @@ void check_not_attached(const AdapterRecord& record, const char* asking) {
             asking,
             "] '",
             record.name,
-            "' was attached to a folder, which its values are read from; load "
-            "it with load_adapter to change them"));
+            "' was attached to a folder, which its values are read from: give "
+            "hotswap_adapter another folder, or load it with load_adapter to "
+            "change its values"));
   }
 }
 
@@ -103,16 +110,19 @@ std::int64_t size_of(const AdapterRecord& record) {
   return bytes;
 }
 
-void make_resident(ModelState& state, AdapterRecord& record) {
-  if (!record.source) {
-    return;
+void make_resident(
+    ModelState& state,
+    const std::vector<AdapterRecord*>& records) {
+  for (AdapterRecord* record : records) {
+    if (!record->source) {
+      continue;
+    }
+    record->attached->touch(state.clock);
+    if (record->source->bytes == 0 || !is_where_its_base_is(*record)) {
+      make_room(state, size_of(*record), records);
+      read_values(state, *record, record->source->read());
+    }
   }
-  record.attached->touch(state.clock);
-  if (record.source->bytes > 0 && is_where_its_base_is(record)) {
-    return;
-  }
-  make_room(state, record);
-  read_values(state, record, record.source->read());
 }
 
 }  // namespace detail
@@ -130,7 +140,7 @@ void set_memory_budget(
         concat("[set_memory_budget] ", *bytes, " bytes; give none or more"));
   }
   state.memory_budget = bytes;
-  make_room(state, AdapterRecord{});
+  make_room(state, 0, {});
 }
 
 std::int64_t resident_bytes(const Adapters& adapters) {

@@ -10,9 +10,12 @@ namespace peft::detail {
 /// which nothing else may change.
 void check_not_attached(const AdapterRecord& record, const char* asking);
 
-/// Reads the values of an attached adapter that has none, after others have
-/// made room; counts the use of one that has. Nothing for other adapters.
-void make_resident(ModelState& state, AdapterRecord& record);
+/// Reads the values of attached adapters that have none, after others have made
+/// room; counts the use of those that have. Nothing for other adapters. One
+/// operation's adapters are in memory together, whatever the budget.
+void make_resident(
+    ModelState& state,
+    const std::vector<AdapterRecord*>& records);
 
 /// What an adapter's tensors take.
 std::int64_t size_of(const AdapterRecord& record);

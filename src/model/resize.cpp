@@ -102,6 +102,7 @@ void resize_adapter(
   const auto state = get_state(ModuleHost(model));
   const auto turn = state->lock();
   AdapterRecord& record = state->get(adapter_name, asking);
+  check_not_attached(record, asking);
   check_filled(record, asking);
   const auto* lora = dynamic_cast<const LoraConfig*>(record.config.get());
   if (!lora || record.config->peft_type() != "LORA") {
@@ -139,7 +140,7 @@ LoraWeights convert_to_lora(
   const auto state = get_state(ModuleHost(model));
   const auto turn = state->lock();
   AdapterRecord& record = state->get(adapter_name, asking);
-  make_resident(*state, record);
+  make_resident(*state, {&record});
   check_convertible(record, asking);
   const auto targets = own_targets(record);
   std::vector<LoraUpdate> updates;

@@ -16,21 +16,19 @@ namespace {
 
 using namespace detail;
 
-constexpr const char* no_adapter = "__base__";
-
 std::shared_ptr<const Choice> made(Choice choice) {
   return std::make_shared<const Choice>(std::move(choice));
 }
 
 double scale_now(const ModelState& state) {
   const auto* outer = ThreadChoice::innermost(*state.activation);
-  return outer ? outer->scale() : 1;
+  return outer ? outer->scale : 1;
 }
 
 // What this thread runs now, held.
 std::shared_ptr<const Choice> choice_now(const ModelState& state) {
   const auto* outer = ThreadChoice::innermost(*state.activation);
-  return outer ? outer->choice() : state.activation->load();
+  return outer ? outer->choice : state.activation->load();
 }
 
 std::unique_ptr<ThreadChoice> run(
@@ -61,12 +59,7 @@ std::unique_ptr<ThreadChoice> pin(const ModelState& state, double factor) {
       state.activation,
       choice_now(state),
       scale_now(state) * factor,
-      outer ? outer->batch() : nullptr);
-}
-
-bool has(const ModelState& state, const std::string& name) {
-  const auto turn = state.lock();
-  return state.find(name) != nullptr;
+      outer ? outer->batch : nullptr);
 }
 
 // The adapter, read first if need be; nullptr when there is none.
@@ -85,8 +78,7 @@ std::shared_ptr<const AttachedAdapter> ready(
 // The rows of each adapter, in the order in which they are first named.
 std::vector<MixedBatch::Group> group_rows(
     ModelState& state,
-    const std::vector<std::string>& names,
-    bool enabled) {
+    const std::vector<std::string>& names) {
   std::vector<MixedBatch::Group> groups;
   std::unordered_map<std::string, std::size_t> places;
   std::vector<std::string> unknown;
@@ -95,17 +87,13 @@ std::vector<MixedBatch::Group> group_rows(
     const auto [place, is_new] = places.try_emplace(name, groups.size());
     if (is_new) {
       MixedBatch::Group group{.name = name};
-      bool is_known = true;
-      if (name == no_adapter || !enabled) {
-        is_known = name == no_adapter || has(state, name);
-      } else if (auto adapter = ready(state, name)) {
-        adapter->touch(state.clock);
-        group.choice.adapters.push_back(std::move(adapter));
-      } else {
-        is_known = false;
-      }
-      if (!is_known) {
-        unknown.push_back(name);
+      if (name != no_adapter) {
+        if (auto adapter = ready(state, name)) {
+          adapter->touch(state.clock);
+          group.choice.adapters.push_back(std::move(adapter));
+        } else {
+          unknown.push_back(name);
+        }
       }
       groups.push_back(std::move(group));
     }
@@ -197,8 +185,7 @@ BatchAdapters::BatchAdapters(
         "the batch");
   }
   auto batch = std::make_shared<const MixedBatch>(
-      group_rows(state, adapter_of_row, now->enabled),
-      order == BatchOrder::positions_first);
+      group_rows(state, adapter_of_row), order);
   choice_ = std::make_unique<ThreadChoice>(
       state.activation, made({}), scale_now(state), std::move(batch));
 }

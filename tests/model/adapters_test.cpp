@@ -54,7 +54,7 @@ TEST_F(TwoAdapters, TheNewOneIsActive) {
   adapters_->set_adapter("a");
   const Tensor a = forward();
   EXPECT_FALSE(torch::allclose(a, b));
-  peft::set_adapter(*model_, {"a", "b", "a"});
+  peft::set_adapter(*model_, {"a", "b"});
   EXPECT_EQ(adapters_->active_adapters(), (Names{"a", "b"}));
   adapters_->set_adapter({"a", "b"});
   EXPECT_EQ(adapters_->active_adapters(), (Names{"a", "b"}));
@@ -67,6 +67,16 @@ TEST_F(TwoAdapters, TheNewOneIsActive) {
   EXPECT_TRUE(torch::equal(forward(), b));
 }
 
+TEST_F(TwoAdapters, AScopeThatAnotherThreadEndsCountsNoMore) {
+  const Tensor b = forward();
+  auto scope = std::make_unique<peft::UseAdapter>(*adapters_, "a");
+  const Tensor a = forward();
+  std::thread([&] { scope.reset(); }).join();
+  EXPECT_TRUE(torch::equal(forward(), b));
+  const peft::UseAdapter next(*adapters_, "a");
+  EXPECT_TRUE(torch::equal(forward(), a));
+}
+
 TEST_F(TwoAdapters, UnknownNamesChangeNothing) {
   const auto text = error_of(
       ErrorKind::state, [&] { adapters_->set_adapter(Names{"a", "x", "y"}); });
@@ -75,6 +85,15 @@ TEST_F(TwoAdapters, UnknownNamesChangeNothing) {
       testing::AllOf(
           HasSubstr("'x'"), HasSubstr("'y'"), HasSubstr("'a', 'b'")));
   EXPECT_EQ(adapters_->active_adapters(), Names{"b"});
+  for (const auto& asked :
+       {std::function([&] { adapters_->set_adapter({"a", "b", "a"}); }),
+        std::function([&] { adapters_->merge_adapter({"a", "a"}); }),
+        std::function([&] { adapters_->merge_and_unload({"a", "a"}); }),
+        std::function(
+            [&] { (void)peft::UseAdapter(*adapters_, {"a", "a"}); })}) {
+    EXPECT_THAT(
+        error_of(ErrorKind::state, asked), HasSubstr("'a' is named twice"));
+  }
   error_of(ErrorKind::state, [&] { adapters_->set_adapter(Names{}); });
   error_of(ErrorKind::state, [&] { adapters_->delete_adapter("x"); });
   error_of(ErrorKind::state, [&] { adapters_->set_scale("x", 1); });

@@ -122,6 +122,55 @@ TEST_F(Attached, TakesPartInEveryOperation) {
   EXPECT_EQ(adapters().names(), (std::vector<std::string>{"a", "b", "c"}));
 }
 
+TEST_F(Attached, IsSwappedForAnotherFolder) {
+  const peft::UseAdapter before(adapters(), "a");
+  {
+    const peft::UseAdapter scope(adapters(), "b");
+    peft::hotswap_adapter(*model_, folder_ / "c", "b");
+    expect_runs("a");
+    EXPECT_TRUE(torch::allclose(forward(), outputs_["b"], 1e-5, 1e-6));
+  }
+  EXPECT_EQ(adapters().names(), (std::vector<std::string>{"a", "c", "b"}));
+  EXPECT_FALSE(peft::is_resident(adapters(), "b"));
+  outputs_["b"] = outputs_["c"];
+  expect_runs("b");
+  peft::evict(adapters(), "b");
+  expect_runs("b");
+  peft::set_memory_budget(adapters(), 0);
+  adapters().set_adapter("c");
+  peft::hotswap_adapter(*model_, folder_ / "a", "c");
+  outputs_["c"] = outputs_["a"];
+  expect_runs("c");
+  EXPECT_EQ(adapters().active_adapters(), std::vector<std::string>{"c"});
+  EXPECT_TRUE(peft::is_resident(adapters(), "c"));
+
+  std::filesystem::resize_file(folder_ / "b" / "adapter_model.safetensors", 20);
+  EXPECT_THROW(peft::hotswap_adapter(*model_, folder_ / "b", "c"), peft::Error);
+  adapters().merge_adapter();
+  EXPECT_THAT(
+      message_of([&] { peft::hotswap_adapter(*model_, folder_ / "a", "c"); }),
+      HasSubstr("'c' is merged"));
+  EXPECT_EQ(adapters().names().size(), 3);
+  expect_runs("c");
+}
+
+// The budget holds neither of them alone.
+TEST_F(Attached, SeveralTakePartInOneOperation) {
+  peft::set_memory_budget(adapters(), 1);
+  EXPECT_THAT(
+      message_of([&] {
+        peft::add_weighted_adapter(*model_, {"b", "c"}, {1, 0}, "sum");
+      }),
+      HasSubstr("'b' and 'c' both have their own copy of 'head'"));
+  adapters().merge_adapter({"b"});
+  adapters().unmerge_adapter();
+  adapters().set_adapter({"b"});
+  peft::convert_to_lora(*model_, 3, "c");
+  EXPECT_THAT(
+      message_of([&] { peft::resize_adapter(*model_, 1, "c"); }),
+      HasSubstr("'c' was attached to a folder"));
+}
+
 TEST_F(Attached, FollowsAModelThatWasCast) {
   expect_runs("a");
   model_->to(torch::kFloat64);

@@ -296,6 +296,16 @@ TEST_F(Combining, MistakesAreAllNamedAndLeaveNoTrace) {
             *model_, {"a", "b"}, {1, 1}, "d", {.combination_type = "ties_svd"});
       }),
       HasSubstr("set density"));
+  {
+    const torch::NoGradGuard no_grad;
+    adapters.parameters("b").front().flatten()[0] = NAN;
+  }
+  EXPECT_THAT(
+      message_of([&] {
+        peft::add_weighted_adapter(
+            *model_, {"a", "b"}, {1, 1}, "d", {.combination_type = "cat"});
+      }),
+      HasSubstr("'b' has NaN or infinite values on 'table'"));
   EXPECT_EQ(adapters.names(), (std::vector<std::string>{"a", "b", "c"}));
 }
 

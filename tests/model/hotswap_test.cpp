@@ -153,6 +153,11 @@ TEST_F(Hotswap, RefusesWhatDoesNotFitAndChangesNothing) {
       HasSubstr("'head.lora_B.weight'"));
   EXPECT_THAT(
       message_of([&] {
+        peft::hotswap_adapter(*model_, peft::StateDict(), lora(3, 4), "a");
+      }),
+      HasSubstr("is empty"));
+  EXPECT_THAT(
+      message_of([&] {
         peft::hotswap_adapter(*model_, same.weights, peft::IA3Config(), "a");
       }),
       HasSubstr("is of method LORA, the new one of IA3"));

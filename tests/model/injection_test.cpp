@@ -328,6 +328,11 @@ TEST(MatchReport, SaysWhatAndWhyNot) {
   config.target_modules = {"nothing"};
   EXPECT_THAT(
       peft::match_report(config, *model).to_string(), HasSubstr("nothing"));
+  config.target_parameters = {"up.weights"};
+  EXPECT_THAT(
+      peft::match_report(config, *model).to_string(),
+      HasSubstr("target_parameters: 'up.weights' meets no parameter that can "
+                "take an adapter (did you mean 'up.weight'?)"));
 }
 
 TEST(Injection, WorksOnAModelOnTheStack) {

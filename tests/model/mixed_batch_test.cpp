@@ -159,8 +159,7 @@ TEST_F(MixedBatches, ATransformerOfLibtorchHasPositionsFirst) {
     EXPECT_TRUE(torch::allclose(forward(), expected, 1e-4, 1e-5));
   }
   const peft::BatchAdapters scope(adapters, names);
-  EXPECT_THAT(
-      message_of(forward), HasSubstr("say BatchOrder::positions_first"));
+  EXPECT_THAT(message_of(forward), HasSubstr("[5, 3, 8] of 'linear1'"));
 }
 
 struct WithHead : nn::Module {
@@ -214,6 +213,34 @@ TEST_F(MixedBatches, PositionsOfARowMayStandInTheBatchDimension) {
       HasSubstr("cannot be told apart"));
 }
 
+// Batch and positions are one dimension from the start; windows are cut from
+// the rows, as Swin's are.
+TEST_F(MixedBatches, RowsMayStandTogetherInTheFirstDimension) {
+  WithHead model;
+  peft::LoraConfig biased = lora(2, {"body", "head"});
+  biased.lora_bias = true;
+  peft::inject_adapter_in_model(biased, model, "a");
+  peft::LoraConfig dora = lora(3, {"body", "head"});
+  dora.use_dora = true;
+  auto adapters = peft::inject_adapter_in_model(dora, model, "b");
+  randomise(adapters.parameters("a"));
+  randomise(adapters.parameters("b"));
+  const Tensor x = torch::randn({3, 8, 6});
+  const Names names = {"b", "__base__", "a"};
+  const Tensor expected =
+      row_by_row(adapters, names, 0, [&] { return model.forward(x); });
+  const peft::BatchAdapters scope(
+      adapters, names, peft::BatchOrder::rows_together);
+  for (const auto& shape :
+       {std::vector<int64_t>{24, 6}, {12, 2, 6}, {6, 2, 2, 6}, {3, 8, 6}}) {
+    const Tensor y = model.forward(x.reshape(shape));
+    EXPECT_TRUE(torch::allclose(y.reshape({3, 8, 3}), expected, 1e-4, 1e-5));
+  }
+  EXPECT_THAT(
+      message_of([&] { model.forward(x.reshape({8, 3, 6})); }),
+      HasSubstr("of 3 rows"));
+}
+
 TEST_F(MixedBatches, AllRowsMayShareOnePosition) {
   TextModel model;
   auto adapters = make_adapters(model);
@@ -225,30 +252,57 @@ TEST_F(MixedBatches, AllRowsMayShareOnePosition) {
   EXPECT_TRUE(torch::allclose(model->forward(one), expected, 1e-4, 1e-5));
 }
 
-TEST_F(MixedBatches, ADisabledModelIsTheBaseForAllRows) {
+TEST_F(MixedBatches, RunWhereTheModelsOwnAdaptersAreDisabled) {
   TextModel model;
-  model->eval();
-  const Tensor base = model->forward(ids());
   auto adapters = make_adapters(model);
+  const auto forward = [&] { return model->forward(ids()); };
+  const Names names = {"a", "b", "__base__", "a", "b"};
+  const Tensor expected = row_by_row(adapters, names, 0, forward);
   adapters.enable_adapters(false);
-  const peft::BatchAdapters scope(adapters, {"a", "b", "c", "a", "b"});
-  EXPECT_TRUE(torch::equal(model->forward(ids()), base));
+  const peft::BatchAdapters scope(adapters, names);
+  EXPECT_TRUE(torch::allclose(forward(), expected, 1e-4, 1e-5));
+}
+
+// A head that reads the table of tokens, whose DoRA has no form as a matrix.
+TEST_F(MixedBatches, AWeightMayBeReadInOtherWays) {
+  struct Tied : nn::Module {
+    Tensor forward(const Tensor& tokens) {
+      return torch::linear(torch::tanh(table(tokens)), table->weight);
+    }
+    nn::Embedding table = register_module("table", nn::Embedding(10, 4));
+  } model;
+  peft::inject_adapter_in_model(lora(2, {"table"}), model, "a");
+  peft::LoraConfig dora = lora(3, {"table"});
+  dora.use_dora = true;
+  auto adapters = peft::inject_adapter_in_model(dora, model, "b");
+  randomise(adapters.parameters("a"));
+  randomise(adapters.parameters("b"));
+  const Names names = {"b", "a", "__base__", "b", "a"};
+  const auto forward = [&] { return model.forward(ids()); };
+  const Tensor expected = row_by_row(adapters, names, 0, forward);
+  const peft::BatchAdapters scope(adapters, names);
+  EXPECT_TRUE(torch::allclose(forward(), expected, 1e-4, 1e-5));
+  EXPECT_THAT(
+      message_of([&] { model.table->weight.norm(); }),
+      HasSubstr("has adapters on 'table'"));
 }
 
 TEST_F(MixedBatches, MistakesAreNamed) {
   TextModel model;
   auto adapters = make_adapters(model);
   EXPECT_THAT(
-      message_of([&] { peft::BatchAdapters(adapters, {"a", "x", "y"}); }),
+      message_of([&] { (void)peft::BatchAdapters(adapters, {"a", "x", "y"}); }),
       testing::AllOf(HasSubstr("'x'"), HasSubstr("'y'"), HasSubstr("'a'")));
   EXPECT_THAT(
-      message_of([&] { peft::BatchAdapters(adapters, {}); }),
+      message_of([&] { (void)peft::BatchAdapters(adapters, {}); }),
       HasSubstr("no rows were given"));
   const peft::BatchAdapters scope(adapters, {"a", "b"});
   EXPECT_THAT(
       message_of([&] { model->forward(ids()); }),
       testing::AllOf(
-          HasSubstr("of 2 rows"), HasSubstr("1 for 'a'"), HasSubstr("[5, 3]")));
+          HasSubstr("of 2 rows"),
+          HasSubstr("1 for 'a'"),
+          HasSubstr("[5, 3] of 'embedding'")));
 }
 
 // Two names divide a batch of four, and are too few all the same.
