@@ -2,6 +2,7 @@
 // Many threads on one model, while another changes its adapters. Run under
 // ThreadSanitizer too (make test-tsan).
 #include <atomic>
+#include <cstdlib>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -31,6 +32,12 @@ peft::StateDict copy_of(const peft::StateDict& state) {
     copy.insert(item.key(), item.value().detach().clone());
   }
   return copy;
+}
+
+// PEFT_STRESS_SWAPS=100000 for minutes of them.
+int swaps() {
+  const char* asked = std::getenv("PEFT_STRESS_SWAPS");
+  return asked ? std::atoi(asked) : 400;
 }
 
 class ManyThreads : public testing::Test {
@@ -140,7 +147,7 @@ TEST_F(ManyThreads, SeeWholeAdaptersWhileTheyAreSwapped) {
             return find(forward()) >= 0;
           },
           [&] {
-            for (int i = 0; i < 400; ++i) {
+            for (int i = 0; i < swaps(); ++i) {
               const std::size_t next = i % 2;
               peft::hotswap_adapter(
                   *model_, states_[next], lora(next ? 3 : 2), "a");
