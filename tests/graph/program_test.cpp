@@ -129,6 +129,27 @@ TEST_F(Programs, CountBatchesInTrainingOnly) {
   EXPECT_TRUE(torch::equal(buffers["bn.running_var"], same->running_var));
 }
 
+// peft_test::twice is registered in hosting/adapted_tensor_test.cpp.
+TEST_F(Programs, RunOperatorsThatTheUserRegistered) {
+  ProgramBuilder builder;
+  builder.parameter("layer.weight", torch::randn({3, 4}))
+      .input("x", at::kFloat, {5, 4});
+  builder.graph.node(
+      "torch.ops.peft_test.twice.default",
+      {{"x", value("p_layer_weight")}},
+      {"w"});
+  builder.graph.node(
+      aten + "linear.default",
+      {{"input", value("x")}, {"weight", value("w")}},
+      {"y"});
+  builder.output("y");
+  auto program = load(builder);
+  const Tensor x = torch::randn({5, 4});
+  const Tensor weight = program.named_parameters()["layer.weight"];
+  EXPECT_TRUE(torch::allclose(
+      program.forward({x}).at(0), torch::linear(x, 2 * weight)));
+}
+
 TEST_F(Programs, WriteBuffersThatTheGraphReturns) {
   ProgramBuilder builder;
   builder.buffer("total", torch::zeros({2})).input("x", at::kFloat, {2});
