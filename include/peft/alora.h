@@ -35,9 +35,9 @@ calculate_alora_offsets(const LoraConfig& config, const at::Tensor& input_ids);
 ///
 /// Layers see x [batch, positions, ...], or [batch * positions, ...] with the
 /// positions of a row together. A layer whose input is neither: Error (shape).
-class [[nodiscard]] PEFT_API AloraScope {
+class PEFT_API AloraScope {
  public:
-  explicit AloraScope(AloraOffsets offsets);
+  [[nodiscard]] explicit AloraScope(AloraOffsets offsets);
   ~AloraScope();
   AloraScope(const AloraScope&) = delete;
   AloraScope& operator=(const AloraScope&) = delete;

@@ -33,13 +33,15 @@ class ThreadChoice;
 
 /// These adapters run, also where the model's own are disabled or merged.
 /// Throws Error (state) as set_adapter does.
-class [[nodiscard]] PEFT_API UseAdapter {
+class PEFT_API UseAdapter {
  public:
-  UseAdapter(const Adapters& adapters, const std::string& adapter_name);
-  UseAdapter(
+  [[nodiscard]] UseAdapter(
+      const Adapters& adapters,
+      const std::string& adapter_name);
+  [[nodiscard]] UseAdapter(
       const Adapters& adapters,
       const std::vector<std::string>& adapter_names);
-  UseAdapter(
+  [[nodiscard]] UseAdapter(
       const Adapters& adapters,
       std::initializer_list<std::string> adapter_names);
   ~UseAdapter();
@@ -51,9 +53,9 @@ class [[nodiscard]] PEFT_API UseAdapter {
 };
 
 /// The base model runs, also where adapters are merged.
-class [[nodiscard]] PEFT_API DisableAdapters {
+class PEFT_API DisableAdapters {
  public:
-  explicit DisableAdapters(const Adapters& adapters);
+  [[nodiscard]] explicit DisableAdapters(const Adapters& adapters);
   ~DisableAdapters();
   DisableAdapters(const DisableAdapters&) = delete;
   DisableAdapters& operator=(const DisableAdapters&) = delete;
@@ -63,9 +65,9 @@ class [[nodiscard]] PEFT_API DisableAdapters {
 };
 
 /// What runs now goes on running, whatever others change.
-class [[nodiscard]] PEFT_API PinAdapters {
+class PEFT_API PinAdapters {
  public:
-  explicit PinAdapters(const Adapters& adapters);
+  [[nodiscard]] explicit PinAdapters(const Adapters& adapters);
   ~PinAdapters();
   PinAdapters(const PinAdapters&) = delete;
   PinAdapters& operator=(const PinAdapters&) = delete;
@@ -77,9 +79,9 @@ class [[nodiscard]] PEFT_API PinAdapters {
 /// Every adapter acts with `factor` times its scaling; what runs now is pinned.
 /// Scopes inside multiply. Throws Error (state) where adapters are merged,
 /// which no factor reaches, and Error (config) unless it is finite.
-class [[nodiscard]] PEFT_API ScaleAdapters {
+class PEFT_API ScaleAdapters {
  public:
-  ScaleAdapters(const Adapters& adapters, double factor);
+  [[nodiscard]] ScaleAdapters(const Adapters& adapters, double factor);
   ~ScaleAdapters();
   ScaleAdapters(const ScaleAdapters&) = delete;
   ScaleAdapters& operator=(const ScaleAdapters&) = delete;
@@ -98,9 +100,9 @@ class [[nodiscard]] PEFT_API ScaleAdapters {
 /// Inputs are not cast to the dtype of adapters' factors in this thread: layers
 /// whose input and factors differ throw what libtorch throws for them. For
 /// models that arrange for dtypes themselves.
-class [[nodiscard]] PEFT_API DisableInputDtypeCasting {
+class PEFT_API DisableInputDtypeCasting {
  public:
-  DisableInputDtypeCasting();
+  [[nodiscard]] DisableInputDtypeCasting();
   ~DisableInputDtypeCasting();
   DisableInputDtypeCasting(const DisableInputDtypeCasting&) = delete;
   DisableInputDtypeCasting& operator=(const DisableInputDtypeCasting&) = delete;
@@ -122,9 +124,9 @@ class [[nodiscard]] PEFT_API DisableInputDtypeCasting {
 /// Throws Error (state) for unknown names and in a merged model. A layer whose
 /// input does not hold the batch throws Error (shape) in forward, one whose
 /// weight is read by another operator (recurrent layers) Error (unsupported).
-class [[nodiscard]] PEFT_API BatchAdapters {
+class PEFT_API BatchAdapters {
  public:
-  BatchAdapters(
+  [[nodiscard]] BatchAdapters(
       const Adapters& adapters,
       const std::vector<std::string>& adapter_of_row,
       BatchOrder order = BatchOrder::batch_first);
