@@ -11,10 +11,23 @@ namespace {
 
 // This thread's, the innermost last. Holds what another thread has ended, which
 // a forward here may still be reading, until the next scope comes or goes.
-thread_local std::vector<std::shared_ptr<ThreadScope>> scopes;
+struct Scopes {
+  std::vector<std::shared_ptr<ThreadScope>> all;
+  ~Scopes();
+};
+thread_local Scopes scopes;
+// A static scope outlives them, and ends when they are gone.
+thread_local bool scopes_are_gone = false;
+
+Scopes::~Scopes() {
+  scopes_are_gone = true;
+}
 
 void forget_ended() {
-  std::erase_if(scopes, [](const auto& scope) { return scope->ended.load(); });
+  if (!scopes_are_gone) {
+    std::erase_if(
+        scopes.all, [](const auto& scope) { return scope->ended.load(); });
+  }
 }
 
 }  // namespace
@@ -30,12 +43,16 @@ Running running(const Activation& model) {
 }
 
 const ThreadScope* ThreadChoice::innermost(const Activation& model) {
+  if (scopes_are_gone) {
+    return nullptr;
+  }
+  const auto& all = scopes.all;
   const auto found =
-      std::find_if(scopes.rbegin(), scopes.rend(), [&](const auto& scope) {
+      std::find_if(all.rbegin(), all.rend(), [&](const auto& scope) {
         return scope->model.get() == &model &&
             !scope->ended.load(std::memory_order_relaxed);
       });
-  return found == scopes.rend() ? nullptr : found->get();
+  return found == all.rend() ? nullptr : found->get();
 }
 
 ThreadChoice::ThreadChoice(
@@ -49,7 +66,9 @@ ThreadChoice::ThreadChoice(
           scale,
           std::move(batch)}) {
   forget_ended();
-  scopes.push_back(scope_);
+  if (!scopes_are_gone) {
+    scopes.all.push_back(scope_);
+  }
 }
 
 ThreadChoice::~ThreadChoice() {
