@@ -44,6 +44,12 @@ struct LoadOptions {
   /// True: tensors missing from the file keep their first values and tensors
   /// that fit nowhere are left out, both with a warning, instead of an Error.
   bool partial = false;
+  /// What a file holds of the base itself ("<layer>.base_layer.weight") is
+  /// never written to the base. Values that differ from it become this
+  /// adapter's own copy where the layer is an embedding or the head that goes
+  /// with it, with the file's number of rows; for other layers they are an
+  /// Error, unless this is true.
+  bool own_base_weights = false;
   /// For an adapter that was trained from init_lora_weights = "corda" or
   /// "lora_ga" and not saved as plain LoRA: the data it started from.
   const StateDict* init_data = nullptr;

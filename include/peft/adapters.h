@@ -53,12 +53,12 @@ class PEFT_API Adapters {
 
   /// Makes exactly these adapters active: one store, whatever the size of the
   /// model. requires_grad stays as it is. Unknown names: Error (state).
-  /// A module in the modules_to_save of two of them: Error (state).
+  /// Two of them with a copy of the same tensor (modules_to_save, a trained
+  /// bias, an embedding in the file): Error (state).
   void set_adapter(const std::string& adapter_name);
   void set_adapter(const std::vector<std::string>& adapter_names);
   void set_adapter(std::initializer_list<std::string> adapter_names);
-  /// False: forward is the base model's (trained biases, which belong to the
-  /// model, keep their values; a warning says so).
+  /// False: forward is the base model's.
   void enable_adapters(bool enabled);
   /// Computes the weights that the named adapters make (no names: the active
   /// ones), in float32 or better and rounded once, and lets forward read them

@@ -201,6 +201,7 @@ Adapters load_adapter(
       adapter_name,
       {.weights = &weights,
        .partial = options.partial,
+       .own_base_weights = options.own_base_weights,
        .empty = !options.partial && !options.init_data,
        .init_data = options.init_data,
        .activate = options.activate});

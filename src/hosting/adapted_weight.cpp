@@ -109,17 +109,30 @@ AdaptedWeight::Active AdaptedWeight::active(const Choice& choice) const {
       }
     }
   }
+  std::stable_partition(found.begin(), found.end(), [](const Attachment* a) {
+    return a->own_norms != nullptr;
+  });
   return found;
+}
+
+AdaptedWeight::Ground AdaptedWeight::ground(const Active& active) const {
+  const Attachment* own = nullptr;
+  for (const Attachment* a : active) {
+    own = a->own_norms ? a : own;
+  }
+  return own ? Ground{own->parameters[0], *own->own_norms}
+             : Ground{base_, norms_};
 }
 
 Application AdaptedWeight::application(
     const Attachment& attachment,
+    const Ground& ground,
     double scale) const {
   return {
-      base_,
+      ground.tensor,
       attachment.layout ? *attachment.layout : layout_,
       attachment.parameters,
-      norms_,
+      ground.norms,
       attachment.scale * scale};
 }
 
@@ -155,8 +168,10 @@ std::optional<CheapReading> AdaptedWeight::read(
     }
     return reading;
   }
-  for (const Attachment* a : active(choice)) {
-    auto form = a->method->cheap_form(application(*a, scale));
+  const Active all = active(choice);
+  const Ground on = ground(all);
+  for (const Attachment* a : all) {
+    auto form = a->method->cheap_form(application(*a, on, scale));
     if (const auto* replaced = std::get_if<Replaced>(&form)) {
       reading = {.base = replaced->weight, .is_own = false};
     } else if (auto step = step_of(*a, std::move(form))) {
@@ -214,8 +229,9 @@ at::Tensor AdaptedWeight::apply(
     const Active& active,
     double scale,
     at::Tensor weight) const {
+  const Ground below = ground(active);
   for (const Attachment* a : active) {
-    const Application on = application(*a, scale);
+    const Application on = application(*a, below, scale);
     weight = a->bias_rows ? with_rows(
                                 weight,
                                 *a->bias_rows,
@@ -290,8 +306,9 @@ WeightReading AdaptedWeight::effective_by_group(const MixedBatch& batch) const {
 // it, as later ones change it.
 at::Tensor AdaptedWeight::offset_of(const Active& active) const {
   at::Tensor offset;
+  const Ground on = ground(active);
   for (const Attachment* a : active) {
-    const CheapForm form = a->method->cheap_form(application(*a, 1));
+    const CheapForm form = a->method->cheap_form(application(*a, on, 1));
     if (const auto* gain = std::get_if<Gain>(&form)) {
       if (offset.defined() && gain->side == Gain::Side::outputs) {
         offset = offset * exact(gain->vector);
@@ -320,7 +337,9 @@ MergedWeight AdaptedWeight::merged_with(
   const at::Tensor from = mixes_groups(all) ? ungrouped(base_, layout_) : base_;
   MergedWeight merged{
       apply(all, 1, exact(from)).to(base_.scalar_type()).detach()};
-  if (all.empty() || !all.front()->bias_rows) {
+  const bool is_bias = std::any_of(
+      all.begin(), all.end(), [](const Attachment* a) { return a->bias_rows; });
+  if (!is_bias) {
     merged.offset = offset_of(all);
   }
   return merged;
@@ -335,7 +354,7 @@ at::Tensor AdaptedWeight::written() const {
   at::Tensor weight = base_;
   for (const Attachment* a : all) {
     if (a->method->replaces()) {
-      weight = a->method->effective(weight, application(*a, now.scale));
+      weight = a->parameters[0];
     }
   }
   return weight;

@@ -93,8 +93,19 @@ class AdaptedWeight {
  private:
   using Active = c10::SmallVector<const Attachment*, 2>;
 
+  /// What adapters stand on: the base, or an adapter's own copy of it.
+  struct Ground {
+    const at::Tensor& tensor;
+    const SquaredNorms& norms;
+  };
+
+  /// Copies of the base first, as everything else stands on them.
   Active active(const Choice& choice) const;
-  Application application(const Attachment& attachment, double scale) const;
+  Ground ground(const Active& active) const;
+  Application application(
+      const Attachment& attachment,
+      const Ground& ground,
+      double scale) const;
   /// The step that `form` is inside this weight's operator.
   std::optional<Step> step_of(const Attachment& attachment, CheapForm form)
       const;

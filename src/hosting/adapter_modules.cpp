@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hosting/adapter_modules.h"
 
+#include <algorithm>
+
 #include <torch/nn/modules/container/moduledict.h>
 #include <torch/nn/modules/container/parameterdict.h>
 #include <torch/nn/modules/dropout.h>
@@ -278,13 +280,21 @@ void follow_dtype(
   dynamic_cast<AdapterContainer&>(*dict).follow(weight);
 }
 
-void unregister_adapter(const Seat& seat, const std::string& name) {
+namespace {
+
+// Of the containers that `is_meant` accepts.
+template <class IsMeant>
+void unregister_from(
+    const Seat& seat,
+    const std::string& name,
+    const IsMeant& is_meant) {
   const auto parent = find_seat(seat);
   if (!parent) {
     return;
   }
   for (const auto& [key, module] : parent->named_children().pairs()) {
-    if (auto* dict = dynamic_cast<AdapterContainer*>(module.get())) {
+    auto* dict = dynamic_cast<AdapterContainer*>(module.get());
+    if (dict && is_meant(key)) {
       dict->erase(name);
       if (dict->is_empty()) {
         parent->unregister_module(key);
@@ -298,6 +308,29 @@ void unregister_adapter(const Seat& seat, const std::string& name) {
       module->unregister_module(seat.holders.back());
     }
   }
+}
+
+}  // namespace
+
+void unregister_adapter(const Seat& seat, const std::string& name) {
+  unregister_from(seat, name, [](const std::string&) { return true; });
+}
+
+void unregister_target(
+    const Seat& seat,
+    const std::string& name,
+    const std::string& dropout_dict,
+    const std::vector<ParameterSpec>& specs) {
+  unregister_from(seat, name, [&](const std::string& key) {
+    // The second of two containers of one name has a "_" behind it.
+    const auto is_of = [&](const std::string& dict) {
+      return !dict.empty() && (key == dict || key == dict + "_");
+    };
+    return is_of(dropout_dict) ||
+        std::any_of(specs.begin(), specs.end(), [&](const auto& spec) {
+             return is_of(spec.dict);
+           });
+  });
 }
 
 bool is_adapter_module(const nn::Module& module) {

@@ -64,6 +64,13 @@ void follow_dtype(
     const SeatedAdapter& adapter,
     const std::shared_ptr<AdaptedWeight>& weight);
 
+/// Takes the containers' entries of one weight out again.
+void unregister_target(
+    const Seat& seat,
+    const std::string& name,
+    const std::string& dropout_dict,
+    const std::vector<ParameterSpec>& specs);
+
 /// Takes everything of adapter `name` out again, and containers left empty.
 void unregister_adapter(const Seat& seat, const std::string& name);
 

@@ -40,6 +40,9 @@ struct Attachment {
   std::function<bool()> is_training;
   /// The user's factor.
   double scale = 1;
+  /// Set: it stands for the tensor itself, below all that adapters add to it,
+  /// and these are its norms.
+  std::shared_ptr<const SquaredNorms> own_norms;
 
   /// Whether a forward has read the weight with this on it.
   mutable std::atomic<bool> was_read = false;
@@ -53,6 +56,7 @@ struct Attachment {
         dropout(other.dropout),
         is_training(other.is_training),
         scale(other.scale),
+        own_norms(other.own_norms),
         was_read(other.was_read.load()) {}
 
   /// The dropout to apply now: 0 in eval mode.

@@ -314,5 +314,13 @@ void join_groups(torch::nn::Module& layer) {
   }
 }
 
+void set_rows(torch::nn::Module& layer, std::int64_t rows) {
+  if (auto* table = layer.as<nn::Embedding>()) {
+    table->options.num_embeddings(rows);
+  } else if (auto* linear = layer.as<nn::Linear>()) {
+    linear->options.out_features(rows);
+  }
+}
+
 }  // namespace detail
 }  // namespace peft

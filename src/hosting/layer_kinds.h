@@ -49,4 +49,8 @@ bool has_groups_of_its_own(const torch::nn::Module& layer);
 /// Makes it a convolution in one group; its weight is the caller's to change.
 void join_groups(torch::nn::Module& layer);
 
+/// Tells an embedding or a linear layer of libtorch how many rows its weight
+/// has; other layers ask the weight.
+void set_rows(torch::nn::Module& layer, std::int64_t rows);
+
 }  // namespace peft::detail

@@ -2,10 +2,12 @@
 // An operator in a mixed batch: see mixed_batch.h.
 #pragma once
 
+#include "base/text.h"
 #include "hosting/adapted_tensor.h"
 #include "hosting/mixed_batch.h"
 #include "hosting/run_steps.h"
 #include "peft/adapt.h"
+#include "peft/error.h"
 
 namespace peft::detail {
 
@@ -69,10 +71,30 @@ class MixedOperator {
     for (std::size_t g = 0; g < weight_.parts.size(); ++g) {
       results.push_back(run_group(g));
     }
+    check_widths(results);
     return rows_.in_batch_order(rows_.join(results));
   }
 
  private:
+  // Adapters may have vocabularies of their own.
+  void check_widths(const std::vector<at::Tensor>& results) const {
+    for (const at::Tensor& result : results) {
+      if (result.size(-1) != results.front().size(-1)) {
+        throw Error(
+            ErrorKind::unsupported,
+            concat(
+                "'",
+                weight_.layer,
+                "' gives some rows of this mixed batch ",
+                results.front().size(-1),
+                " values and others ",
+                result.size(-1),
+                ": an adapter has a vocabulary of its own; run its rows by "
+                "themselves (UseAdapter)"));
+      }
+    }
+  }
+
   // A bias of its own for each row, which addmm may be given.
   void split_bias() {
     if (bias_.defined() && bias_.dim() > 1 && bias_.size(0) > 1) {

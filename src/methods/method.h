@@ -134,8 +134,8 @@ class Method {
   virtual at::Tensor effective(const at::Tensor& weight, const Application& on)
       const = 0;
 
-  /// Whether the result is a tensor of the method's own: what is written to
-  /// the weight in place is written there.
+  /// Whether the result is a tensor of the method's own, its only parameter:
+  /// what is written to the weight in place is written there.
   virtual bool replaces() const { return false; }
 
   /// Whether its effective weight of a kernel in groups reads every input, so

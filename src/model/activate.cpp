@@ -60,15 +60,6 @@ void Adapters::set_adapter(std::initializer_list<std::string> names) {
 
 void Adapters::enable_adapters(bool enabled) {
   const auto turn = state_->lock();
-  for (const auto& adapter : state_->adapters) {
-    if (!enabled && !adapter->biases.empty()) {
-      detail::warn(concat(
-          "adapter '",
-          adapter->name,
-          "' trains the model's own biases; disabling does not bring their "
-          "old values back, unload() does"));
-    }
-  }
   auto next = *state_->activation->load();
   next.enabled = enabled;
   state_->activation->store(std::move(next));

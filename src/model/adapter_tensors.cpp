@@ -5,7 +5,10 @@
 
 #include "base/text.h"
 #include "hosting/module_host.h"
+#include "model/attach.h"
+#include "model/make_target.h"
 #include "model/residence.h"
+#include "model/swap.h"
 
 namespace peft {
 namespace detail {
@@ -20,7 +23,8 @@ NamedTensors written_for_tied(
     const Target& target) {
   const Target& owner = record.targets[*target.tied_to];
   const Tensors& tensors = target.attachment->parameters;
-  if (owner.role == Role::adapter && target.attachment->layout) {
+  if (owner.role == Role::adapter && target.attachment->layout &&
+      target.attachment->layout->form != target.weight->layout().form) {
     return method_entry(*record.config).as_head(tensors);
   }
   NamedTensors written;
@@ -47,9 +51,6 @@ StateDict collect(const AdapterRecord& record, const TensorsOf& tensors_of) {
       }
     }
   }
-  for (const TrainedBias& trained : record.biases) {
-    found.insert(trained.file_key, trained.bias);
-  }
   return found;
 }
 
@@ -68,6 +69,46 @@ std::string file_name_of(const std::string& rest) {
   }
   const bool is_leaf = last == "weight" || last == "bias";
   return is_leaf ? concat(parts.front(), ".", last) : parts.front();
+}
+
+bool may_hold_bases(const AdapterRecord& record, const StateDict& weights) {
+  for (const auto& item : weights) {
+    const std::string key = without_prefix(item.key());
+    if (key.find(".base_layer.") != std::string::npos ||
+        record.base_keys.contains(key)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// Parts of the base that `weights` holds become the adapter's own first.
+LoadReport load_with_bases(
+    const std::shared_ptr<ModelState>& state,
+    AdapterRecord& record,
+    const Host& host,
+    const StateDict& weights,
+    bool ignore_mismatched_sizes) {
+  std::vector<MadeTarget> bases;
+  if (may_hold_bases(record, weights)) {
+    bases = make_own_bases(record, host, weights);
+  }
+  if (bases.empty()) {
+    return load_tensors(record, weights, ignore_mismatched_sizes);
+  }
+  AdapterRecord preview{
+      .name = record.name,
+      .config = record.config->clone(),
+      .targets = record.targets};
+  preview.base_keys = record.base_keys;
+  for (const MadeTarget& made : bases) {
+    preview.targets.push_back(made.planned.target);
+  }
+  const LoadReport report =
+      load_tensors(preview, weights, ignore_mismatched_sizes);
+  add_targets(bases, state, record, host);
+  attach(*state, record, record.attached->id());
+  return report;
 }
 
 }  // namespace
@@ -169,9 +210,10 @@ LoadReport set_peft_model_state_dict(
     const StateDict& state_dict,
     const std::string& adapter_name,
     bool ignore_mismatched_sizes) {
-  const auto state = detail::get_state(detail::ModuleHost(model));
+  const detail::ModuleHost host(model);
+  const auto state = detail::get_state(host);
   const auto turn = state->lock();
-  const auto& record = state->get(adapter_name, "set_peft_model_state_dict");
+  auto& record = state->get(adapter_name, "set_peft_model_state_dict");
   detail::check_not_attached(record, "set_peft_model_state_dict");
   if (state->is_merged(record)) {
     throw Error(
@@ -182,7 +224,8 @@ LoadReport set_peft_model_state_dict(
             "' is merged, and the merged weights would stay as they are; call "
             "unmerge_adapter first"));
   }
-  return detail::load_tensors(record, state_dict, ignore_mismatched_sizes);
+  return detail::load_with_bases(
+      state, record, host, state_dict, ignore_mismatched_sizes);
 }
 
 }  // namespace peft

@@ -76,9 +76,6 @@ void Adapters::set_requires_grad(const std::string& name, bool requires_grad) {
       }
     }
   }
-  for (const auto& trained : record.biases) {
-    trained.bias.set_requires_grad(requires_grad);
-  }
 }
 
 void Adapters::cast_adapter_dtype(

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "model/own_bases.h"
+
 namespace peft::detail {
 
 namespace {
@@ -28,6 +30,7 @@ void attach(ModelState& state, AdapterRecord& record, AdapterId id) {
       state.orders.try_emplace(record.config->peft_type(), state.orders.size())
           .first->second;
   const bool is_resident = !record.source || record.source->bytes > 0;
+  link_own_bases(record.targets);
   auto adapter = std::make_shared<AttachedAdapter>(
       id,
       order,

@@ -16,7 +16,7 @@ using Place = std::pair<const AdaptedWeight*, std::int64_t>;
 constexpr std::int64_t all_rows = -1;
 
 std::vector<std::int64_t> replaced_rows(const Target& target) {
-  if (target.role == Role::saved_copy) {
+  if (target.is_copy()) {
     return {all_rows};
   }
   if (target.role != Role::token_rows) {
@@ -26,6 +26,22 @@ std::vector<std::int64_t> replaced_rows(const Target& target) {
       target.attachment->parameters[1][0].to(at::kCPU).contiguous();
   const auto* first = tokens.const_data_ptr<std::int64_t>();
   return {first, first + tokens.numel()};
+}
+
+const char* origin_of(const Target& target) {
+  switch (target.role) {
+    case Role::saved_copy:
+      return "modules_to_save";
+    case Role::token_rows:
+      return "trainable_token_indices";
+    case Role::trained_bias:
+      return "bias in the config";
+    case Role::own_base:
+      return "base_layer in its file";
+    case Role::adapter:
+      break;
+  }
+  return "target_modules";
 }
 
 void check_replaced_once(const Chosen& chosen, const char* asking) {
@@ -47,11 +63,53 @@ void check_replaced_once(const Chosen& chosen, const char* asking) {
                   adapter->name,
                   row == all_rows ? "' both have their own copy of '"
                                   : concat("' both train row ", row, " of '"),
-                  target.layer_path,
-                  row == all_rows ? "' (modules_to_save)"
-                                  : "' (trainable_token_indices)",
+                  join_path(target.layer_path, target.tensor_name),
+                  "' (",
+                  origin_of(target),
+                  ")",
                   "; only one of them can be active"));
         }
+      }
+    }
+  }
+}
+
+// An adapter with a vocabulary of its own size, and others that are on the same
+// weight with the base's.
+void check_same_rows(const Chosen& chosen, const char* asking) {
+  std::map<const AdaptedWeight*, std::pair<std::int64_t, std::string>> rows;
+  for (const AdapterRecord* adapter : chosen) {
+    for (const Target& target : adapter->targets) {
+      const auto& copy = target.attachment->parameters;
+      if (target.is_copy() && copy[0].sizes() != target.base.sizes()) {
+        rows[target.weight.get()] = {copy[0].size(0), adapter->name};
+      }
+    }
+  }
+  if (rows.empty()) {
+    return;
+  }
+  for (const AdapterRecord* adapter : chosen) {
+    for (const Target& target : adapter->targets) {
+      const auto found = rows.find(target.weight.get());
+      if (target.role == Role::adapter && found != rows.end() &&
+          target.ground().size(0) != found->second.first) {
+        throw Error(
+            ErrorKind::state,
+            concat(
+                "[",
+                asking,
+                "] '",
+                found->second.second,
+                "' has its own '",
+                join_path(target.layer_path, target.tensor_name),
+                "' with ",
+                found->second.first,
+                " rows, and '",
+                adapter->name,
+                "' is made for ",
+                target.ground().size(0),
+                "; only one of them can be active"));
       }
     }
   }
@@ -99,6 +157,7 @@ Chosen find_adapters(
   make_resident(state, chosen);
   const Chosen found(chosen.begin(), chosen.end());
   check_replaced_once(found, asking);
+  check_same_rows(found, asking);
   return found;
 }
 

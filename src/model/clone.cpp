@@ -121,13 +121,16 @@ class Replanner {
       }
       planned.target.layer = to_seats_[i];
       planned.target.base = to_[i].base;
+      if (!target.tied_to) {
+        planned.own_layout = target.attachment->layout;
+      }
       plan.targets.push_back(std::move(planned));
     }
-    for (const TrainedBias& trained : adapter.biases) {
-      plan.biases.push_back(
-          {trained.file_key,
-           to_[index_of(trained.bias)].base,
-           trained.original.clone()});
+    for (const auto& item : adapter.base_keys) {
+      const std::size_t i = find([&](std::size_t place) {
+        return from_[place].base.is_same(item.value());
+      });
+      plan.base_keys.insert(item.key(), to_[i].base);
     }
     return plan;
   }
@@ -200,7 +203,11 @@ void copy_adapters(
     make_resident(from, {adapter.get()});
     const StateDict weights = adapter_tensors(*adapter);
     state = carry_out(
-                replanner.plan(*adapter), to_host, state, {.weights = &weights})
+                replanner.plan(*adapter),
+                to_host,
+                state,
+                {.weights = &weights,
+                 .own_base_weights = adapter->own_base_weights})
                 .state();
     const AdapterRecord& copy = state->get(adapter->name, "clone");
     copy_contents(*adapter, copy);

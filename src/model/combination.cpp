@@ -15,7 +15,7 @@ namespace {
 void insert_copies(StateDict& weights, const std::vector<Source>& sources) {
   for (const auto& [record, weight] : sources) {
     for (const Target& target : record->targets) {
-      if (target.role == Role::saved_copy && !target.tied_to) {
+      if (target.is_copy() && !target.tied_to) {
         weights.insert(
             join_path(target.file_prefix, target.specs[0].file_name),
             target.attachment->parameters[0].detach());
@@ -75,6 +75,7 @@ Adapters add_combined(
       request.name,
       {.layers_of = by_parameters ? nullptr : &weights,
        .weights = &weights,
+       .own_base_weights = true,
        .activate = false});
   widen(*request.state->find(request.name), weights, dtype);
   return adapters;

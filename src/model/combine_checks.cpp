@@ -219,7 +219,16 @@ void check_parts(
                 "', which are not combined; convert_to_lora makes it plain"));
         break;
       }
-      if (target.role == Role::saved_copy) {
+      if (target.role == Role::trained_bias) {
+        mistakes.add(
+            ErrorKind::unsupported,
+            concat(
+                "'",
+                record->name,
+                "' trains the bias of '",
+                target.layer_path,
+                "' (bias in its config), which is not combined"));
+      } else if (target.is_copy()) {
         const auto [place, is_new] =
             copies.try_emplace(target.weight.get(), record->name);
         if (!is_new) {
@@ -229,8 +238,8 @@ void check_parts(
               "' and '",
               record->name,
               "' both have their own copy of '",
-              target.layer_path,
-              "' (modules_to_save)"));
+              join_path(target.layer_path, target.tensor_name),
+              "' (modules_to_save, or base_layer in its file)"));
         }
       }
     }

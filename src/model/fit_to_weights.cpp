@@ -39,7 +39,8 @@ InjectionPlan fit_to_weights(
     InjectionPlan plan,
     const Host& host,
     const ModelState* state,
-    const StateDict& weights) {
+    const StateDict& weights,
+    const GivenWeights& given) {
   const MethodEntry& entry = method_entry(*plan.config);
   for (const PlannedTarget& planned : plan.targets) {
     if (planned.target.of_method() && entry.fit) {
@@ -56,7 +57,12 @@ InjectionPlan fit_to_weights(
     }
   }
   return plan_injection(
-      *plan.config, host, state, plan.name, one_object_in(plan, weights));
+      *plan.config,
+      host,
+      state,
+      plan.name,
+      one_object_in(plan, weights),
+      given);
 }
 
 }  // namespace peft::detail

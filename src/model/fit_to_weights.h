@@ -8,11 +8,13 @@
 namespace peft::detail {
 
 /// `plan` with ranks as the shapes of `weights` have them, and with one adapter
-/// for layers that were one object where the file was written.
+/// for layers that were one object where the file was written. `given`: as in
+/// plan_injection.
 InjectionPlan fit_to_weights(
     InjectionPlan plan,
     const Host& host,
     const ModelState* state,
-    const StateDict& weights);
+    const StateDict& weights,
+    const GivenWeights& given);
 
 }  // namespace peft::detail

@@ -8,12 +8,13 @@
 namespace peft::detail {
 
 /// See peft::hotswap_adapter. Layers whose tensors `weights` has none of get
-/// such as have no effect; the report names their keys.
+/// such as have no effect; the report names their keys. `host`: see Swap.
 LoadReport hotswap(
     ModelState& state,
     AdapterRecord& record,
     const AdapterConfig& config,
     const StateDict& weights,
+    const Host* host,
     const char* asking);
 
 /// Throws Error (state) for an adapter whose values stand in merged weights.

@@ -12,7 +12,8 @@ InjectionPlan fit_to_data(
     InjectionPlan plan,
     const Host& host,
     const ModelState* state,
-    const StateDict& data);
+    const StateDict& data,
+    const GivenWeights& given);
 
 /// Throws Error (config) when layers of `plan` start from data that is not
 /// there, (shape) when it does not fit them.

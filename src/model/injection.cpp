@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <unordered_map>
 
-#include <ATen/core/grad_mode.h>
-
 #include "base/text.h"
 #include "base/warning.h"
 #include "hosting/adapted_tensor.h"
@@ -127,7 +125,6 @@ void warn_of_report(const std::string& name, const MatchReport& report) {
 // Everything that changes the model.
 void commit(
     std::vector<MadeTarget>& made,
-    InjectionPlan& plan,
     const std::shared_ptr<ModelState>& state,
     AdapterRecord& record,
     const Host& host) {
@@ -149,10 +146,6 @@ void commit(
   }
   if (state->own_parameters.empty()) {
     freeze_model(*state, host);
-  }
-  record.biases = std::move(plan.biases);
-  for (const TrainedBias& trained : record.biases) {
-    trained.bias.set_requires_grad(!record.config->inference_mode);
   }
 }
 
@@ -185,13 +178,12 @@ void name_sites(ModelState& state, std::size_t first, const Host& host) {
 // The checks are over; what can still fail is memory.
 void commit_or_undo(
     std::vector<MadeTarget>& made,
-    InjectionPlan& plan,
     const std::shared_ptr<ModelState>& state,
     AdapterRecord& record,
     const Host& host) {
   const std::size_t sites = state->sites.size();
   try {
-    commit(made, plan, state, record, host);
+    commit(made, state, record, host);
     name_sites(*state, sites, host);
   } catch (...) {
     remove_from_layers(record);
@@ -233,13 +225,15 @@ Adapters inject(
   }
   InjectionPlan plan =
       plan_injection(adopted ? *adopted : config, host, state.get(), name);
+  const GivenWeights given{options.weights, options.own_base_weights};
   const StateDict* shapes =
       options.weights ? options.weights : options.layers_of;
   if (shapes) {
-    plan = fit_to_weights(std::move(plan), host, state.get(), *shapes);
+    plan = fit_to_weights(std::move(plan), host, state.get(), *shapes, given);
   }
   if (options.init_data) {
-    plan = fit_to_data(std::move(plan), host, state.get(), *options.init_data);
+    plan = fit_to_data(
+        std::move(plan), host, state.get(), *options.init_data, given);
   }
   check_init_data(plan, options);
   return carry_out(std::move(plan), host, state, options);
@@ -267,15 +261,14 @@ Adapters carry_out(
                   std::move(planned), !plan.config->inference_mode, options));
   }
   check_names_free(made, plan.name);
-  // The user's handler may throw: before anything has changed, and loading
-  // changes biases, which are the model's own.
+  // The user's handler may throw: before anything has changed.
   warn_of_report(plan.name, plan.report);
   if (options.weights) {
     AdapterRecord preview{.name = plan.name, .config = plan.config->clone()};
     for (const MadeTarget& m : made) {
       preview.targets.push_back(m.planned.target);
     }
-    preview.biases = plan.biases;
+    preview.base_keys = plan.base_keys;
     if (options.source) {
       check_given(preview, *options.weights, "attach_adapter");
       record->source = source_of(options.source, preview);
@@ -284,8 +277,10 @@ Adapters carry_out(
     }
   }
   record->report = std::move(plan.report);
+  record->base_keys = std::move(plan.base_keys);
+  record->own_base_weights = options.own_base_weights;
   record->config = std::move(plan.config);
-  commit_or_undo(made, plan, state, *record, host);
+  commit_or_undo(made, state, *record, host);
   attach(*state, *record, state->next_id++);
   make_schedule(*record);
   state->adapters.push_back(std::move(record));
@@ -295,17 +290,34 @@ Adapters carry_out(
   return Adapters(state);
 }
 
+void add_targets(
+    std::vector<MadeTarget>& made,
+    const std::shared_ptr<ModelState>& state,
+    AdapterRecord& record,
+    const Host& host) {
+  const std::size_t sites = state->sites.size();
+  const std::size_t targets = record.targets.size();
+  try {
+    for (MadeTarget& m : made) {
+      put_in_model(m, state, record);
+    }
+    name_sites(*state, sites, host);
+  } catch (...) {
+    for (std::size_t i = targets; i < record.targets.size(); ++i) {
+      const Target& target = record.targets[i];
+      unregister_target(target.seat(), record.name, "", target.specs);
+    }
+    record.targets.resize(targets);
+    put_bases_back(*state, sites);
+    throw;
+  }
+}
+
 void remove_from_layers(const AdapterRecord& record) {
   for (const Target& target : record.targets) {
     if (const Seat seat = target.seat(); seat.layer) {
       unregister_adapter(seat, record.name);
     }
-  }
-  for (const TrainedBias& trained : record.biases) {
-    trained.bias.set_requires_grad(false);
-    const at::NoGradGuard no_grad;
-    at::Tensor bias = trained.bias;
-    bias.copy_(trained.original);
   }
 }
 

@@ -9,6 +9,8 @@
 
 namespace peft::detail {
 
+struct MadeTarget;
+
 struct InjectionOptions {
   /// When set, the layers, ranks and variant are those of these tensors.
   const StateDict* layers_of = nullptr;
@@ -17,6 +19,8 @@ struct InjectionOptions {
   /// are an Error (unless `partial`).
   const StateDict* weights = nullptr;
   bool partial = false;
+  /// See LoadOptions.
+  bool own_base_weights = false;
   /// Tensors without values, on the meta device: see InjectOptions.
   bool empty = false;
   /// What a pass over data found: see InjectOptions.
@@ -40,8 +44,17 @@ Adapters carry_out(
     std::shared_ptr<ModelState> state,
     const InjectionOptions& options);
 
-/// Takes the modules of `record` out of the tree and puts the values of biases
-/// back that it trained. Part of delete, unload and undo.
+/// Puts targets that were made for `record` into the model and the record,
+/// whose attached adapter is the caller's to make anew. What throws leaves the
+/// model as it was.
+void add_targets(
+    std::vector<MadeTarget>& made,
+    const std::shared_ptr<ModelState>& state,
+    AdapterRecord& record,
+    const Host& host);
+
+/// Takes the modules of `record` out of the tree. Part of delete, unload and
+/// undo.
 void remove_from_layers(const AdapterRecord& record);
 
 /// Puts plain tensors back in the places that were adapted after the first

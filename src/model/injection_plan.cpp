@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/injection_plan.h"
 
+#include <algorithm>
+
 #include "base/text.h"
 #include "hosting/adapted_tensor.h"
 #include "model/choose.h"
 #include "model/layer_names.h"
+#include "model/own_bases.h"
 #include "model/plan_parts.h"
 
 namespace peft::detail {
@@ -45,6 +48,36 @@ void check_name(
             "name, or delete_adapter first (the model has ",
             list_names(state->names()),
             ")"));
+  }
+}
+
+// What adapters of another model do to modules below would show in this one,
+// and the other way round. (A module of this model may have its own.)
+void check_other_models(
+    const Host& host,
+    const std::vector<HostedLayer>& layers,
+    const ModelState* state,
+    Mistakes& mistakes) {
+  const auto is_part = [&](const ModelState& other) {
+    return std::any_of(layers.begin(), layers.end(), [&](const auto& layer) {
+      return layer.seat.get() == other.model;
+    });
+  };
+  const auto other = host.find_owner([&](const Owner& owner) {
+    const auto* found = dynamic_cast<const ModelState*>(&owner);
+    return found && found != state && !is_part(*found);
+  });
+  if (other) {
+    const auto& found = static_cast<const ModelState&>(*other);
+    mistakes.add(
+        ErrorKind::state,
+        concat(
+            "a module of this model has the adapters ",
+            list_names(found.names()),
+            ", which were injected through another model, a ",
+            found.model_type,
+            ": each would run what the other's adapters do; inject all of them "
+            "through the module that both share"));
   }
 }
 
@@ -104,7 +137,8 @@ InjectionPlan plan_injection(
     const Host& host,
     const ModelState* state,
     const std::string& name,
-    const std::set<std::string>& one_object) {
+    const std::set<std::string>& one_object,
+    const GivenWeights& given) {
   Mistakes mistakes(
       ErrorKind::config,
       concat("cannot inject adapter '", name, "' into ", host.type()));
@@ -113,6 +147,7 @@ InjectionPlan plan_injection(
   check_only_one_trains(config, state, mistakes);
   InjectionPlan plan{.name = name, .config = config.clone()};
   const auto layers = host.layers();
+  check_other_models(host, layers, state, mistakes);
   const auto names = layer_names(layers);
   const TargetRules rules = config.target_rules();
   Planning planning{
@@ -129,6 +164,7 @@ InjectionPlan plan_injection(
     plan_token_rows(planning);
     plan_biases(planning);
     plan_ties(planning);
+    plan_own_bases(plan, layers, given, mistakes);
   } catch (const Error& error) {  // matching reports its mistakes itself
     mistakes.add(error.kind(), error.what());
   }

@@ -24,6 +24,9 @@ struct PlannedTarget {
   Target target;  // weight and attachment follow in the second half
   std::shared_ptr<const Method> method;
   std::optional<PlannedBias> bias = {};  // set when the method changes it
+  /// Set: how the method reads the weight where the adapter's own copy of it
+  /// has other rows than the layer's.
+  std::optional<WeightLayout> own_layout = {};
 };
 
 struct InjectionPlan {
@@ -31,19 +34,28 @@ struct InjectionPlan {
   std::unique_ptr<AdapterConfig> config;
   MatchReport report;
   std::vector<PlannedTarget> targets;
-  std::vector<TrainedBias> biases;
+  StateDict base_keys;  // see AdapterRecord
+};
+
+/// What is loaded into an adapter that is planned.
+struct GivenWeights {
+  const StateDict* weights = nullptr;
+  /// Weights of layers that are neither tables nor their heads may come along
+  /// too: see LoadOptions.
+  bool own_base_weights = false;
 };
 
 /// Matches and checks. `state` is the model's, or nullptr before the first
 /// injection. Layers in `one_object` get no adapter of their own: they use
-/// that of the other layer that has their weight. Throws Error naming every
-/// mistake.
+/// that of the other layer that has their weight. What `given` holds of the
+/// base becomes the adapter's own. Throws Error naming every mistake.
 InjectionPlan plan_injection(
     const AdapterConfig& config,
     const Host& host,
     const ModelState* state,
     const std::string& name,
-    const std::set<std::string>& one_object = {});
+    const std::set<std::string>& one_object = {},
+    const GivenWeights& given = {});
 
 /// The dry run behind peft::match_report.
 MatchReport report_matches(const AdapterConfig& config, const Host& host);

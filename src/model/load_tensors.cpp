@@ -12,6 +12,7 @@
 #include "hosting/replace_data.h"
 #include "model/adapter_tensors.h"
 #include "model/make_target.h"
+#include "model/own_bases.h"
 
 namespace peft::detail {
 namespace {
@@ -29,19 +30,6 @@ std::map<std::string, std::string> second_names(const AdapterRecord& record) {
     }
   }
   return names;
-}
-
-// Whole base tables that PEFT saves beside the adapters of embeddings; they may
-// be absent, and are copied into the base.
-StateDict base_tables(const AdapterRecord& record) {
-  StateDict tables;
-  for (const Target& target : record.targets) {
-    const std::string key = target.file_prefix + ".base_layer.weight";
-    if (target.of_method() && !tables.contains(key)) {
-      tables.insert(key, target.base);
-    }
-  }
-  return tables;
 }
 
 // PEFT also writes the biases of saved modules under the names of its wrappers
@@ -80,7 +68,6 @@ class Loading {
   Loading(const AdapterRecord& record, const StateDict& weights)
       : record_(record),
         own_(adapter_tensors(record)),
-        tables_(base_tables(record)),
         second_(second_tensors(record)),
         second_names_(second_names(record)) {
     for (const auto& item : weights) {
@@ -120,7 +107,7 @@ class Loading {
       return;
     }
     for (const Target& target : record_.targets) {
-      if (!target.of_method()) {
+      if (target.tied_to) {
         continue;
       }
       for (const at::Tensor& empty : target.attachment->parameters) {
@@ -164,13 +151,38 @@ class Loading {
     if (!own && is_alpha(key)) {
       return;  // what injection from a state dict reads
     }
-    if (!own) {
-      own = tables_.find(key);
-    }
     if (own) {
       plan_copy(file_key, *own, value, !seen_.insert(key).second);
+    } else if (const at::Tensor* base = base_of(key)) {
+      check_base(file_key, *base, value);
     } else if (!second_.contains(key) && !is_second_name(key, own_)) {
       report_.unexpected_keys.push_back(file_key);
+    }
+  }
+
+  // What a file may hold of the base under `key`.
+  const at::Tensor* base_of(const std::string& key) const {
+    for (const Target& target : record_.targets) {
+      if (target.of_method() && key.starts_with(target.file_prefix) &&
+          key.substr(target.file_prefix.size()) ==
+              ".base_layer." + target.tensor_name) {
+        return &target.base;
+      }
+    }
+    return record_.base_keys.find(key);
+  }
+
+  // Never written: see own_bases.h, which has made copies where values differ.
+  void check_base(
+      const std::string& key,
+      const at::Tensor& base,
+      const at::Tensor& value) {
+    if (!has_values_of(base, value)) {
+      report_.mismatched.push_back(concat(
+          key,
+          ": holds other values than the model's own tensor, which adapters "
+          "never overwrite; load_adapter can take it as a copy of the "
+          "adapter's own"));
     }
   }
 
@@ -202,7 +214,6 @@ class Loading {
 
   const AdapterRecord& record_;
   StateDict own_;
-  StateDict tables_;
   StateDict second_;
   std::map<std::string, std::string> second_names_;
   LoadReport report_;

@@ -22,7 +22,7 @@ using Form = WeightLayout::Form;
 Application application(const Target& target) {
   static const SquaredNorms norms;
   return {
-      target.base,
+      target.ground(),
       target.layout,
       target.attachment->parameters,
       norms,
@@ -46,7 +46,7 @@ at::Tensor bias_change(const Target& target, const LowRank* form) {
 std::vector<at::Tensor> dense_blocks(const Target& target) {
   const WeightLayout& layout = target.layout;
   const Method& method = *target.attachment->method;
-  at::Tensor base = exact(target.base.detach());
+  at::Tensor base = exact(target.ground().detach());
   const std::int64_t groups = layout.groups;
   if (groups > 1 && method.mixes_groups()) {
     base = ungrouped(base, layout);

@@ -36,7 +36,11 @@ MadeTarget make_tied(PlannedTarget planned, const MadeTarget& owner) {
   Target& target = planned.target;
   target.attachment = std::make_shared<Attachment>(shared);
   target.attachment->is_training = planned.hosted.is_training;
-  const auto& layout = owner.planned.hosted.layout;
+  const auto& layout = owner.planned.own_layout ? owner.planned.own_layout
+                                                : owner.planned.hosted.layout;
+  if (shared.own_norms) {  // are those of one layout
+    target.attachment->own_norms = std::make_shared<SquaredNorms>();
+  }
   if (layout && planned.hosted.layout &&
       layout->form != planned.hosted.layout->form) {
     target.attachment->layout = layout;
@@ -58,16 +62,19 @@ MadeTarget make_target(
   // grad mode on, so it comes first.
   const c10::InferenceMode trainable_later(false);
   const at::NoGradGuard no_grad;
-  const WeightLayout layout = planned.hosted.layout.value_or(WeightLayout{});
+  const WeightLayout layout = planned.own_layout
+      ? *planned.own_layout
+      : planned.hosted.layout.value_or(WeightLayout{});
   const at::Tensor& base = planned.hosted.base;
   Target& target = planned.target;
   target.layout = layout;
   target.specs = planned.method->parameters(layout);
   // Copies and rows start as the model's own, as in PEFT.
-  const bool empty = options.empty && !options.init_data && target.of_method();
+  const bool empty = options.empty && !options.init_data &&
+      (target.of_method() || target.role == Role::own_base);
   const Tensors values = make_tensors(target, base.options(), empty);
   if (!empty) {
-    Application on{base, layout, values, SquaredNorms()};
+    Application on{target.ground(), layout, values, SquaredNorms()};
     if (const at::Tensor* data = options.init_data
             ? options.init_data->find(target.file_prefix)
             : nullptr) {
@@ -80,6 +87,10 @@ MadeTarget make_target(
   target.attachment = std::make_shared<Attachment>();
   target.attachment->method = planned.method;
   target.attachment->is_training = planned.hosted.is_training;
+  target.attachment->layout = planned.own_layout;
+  if (target.role == Role::trained_bias || target.role == Role::own_base) {
+    target.attachment->own_norms = std::make_shared<SquaredNorms>();
+  }
   for (std::size_t i = 0; i < values.size(); ++i) {
     values[i].set_requires_grad(
         trainable && !target.specs[i].is_buffer &&
@@ -116,7 +127,7 @@ void fill_rest(const Target& target) {
   const Tensors values =
       make_tensors(target, target.base.options(), /*empty=*/false);
   attachment.method->initialise(
-      {target.base, target.layout, values, SquaredNorms()});
+      {target.ground(), target.layout, values, SquaredNorms()});
   for (std::size_t i = 0; i < values.size(); ++i) {
     if (attachment.parameters[i].is_meta()) {
       replace_data(attachment.parameters[i], values[i]);

@@ -83,12 +83,17 @@ void check_memory(Merging& merging, const ModelState& state, const Site& site) {
   }
 }
 
+// Else another size is that of an adapter's own vocabulary.
+bool is_of_groups(const Site& site) {
+  return site.weight->layout().form == WeightLayout::Form::kernel;
+}
+
 void check_groups(
     Merging& merging,
     const ModelState& state,
     const Site& site,
     const at::Tensor& merged) {
-  if (merged.sizes() == site.weight->base().sizes()) {
+  if (merged.sizes() == site.weight->base().sizes() || !is_of_groups(site)) {
     return;
   }
   const Target* target = target_of(state, *site.weight);
@@ -109,7 +114,10 @@ void put_merged(
   const at::NoGradGuard no_grad;
   at::Tensor base = site.weight->base();
   if (merged.sizes() != base.sizes()) {
-    if (const auto layer = target_of(state, *site.weight)->layer.lock()) {
+    const auto layer = target_of(state, *site.weight)->layer.lock();
+    if (layer && !is_of_groups(site)) {
+      set_rows(*layer, merged.size(0));
+    } else if (layer) {
       join_groups(*layer);
       warn(concat(
           "[merge_and_unload] '",
@@ -160,9 +168,6 @@ void Adapters::merge_and_unload(
         *site,
         tensor.defined() ? tensor : site->weight->merged_with(adapters).weight,
         in_place);
-  }
-  for (const AdapterRecord* record : chosen) {
-    state_->find(record->name)->biases.clear();  // they stay as they are
   }
   unload();
 }

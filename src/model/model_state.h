@@ -26,7 +26,13 @@
 namespace peft::detail {
 
 /// What the config chose a weight for.
-enum class Role { adapter, saved_copy, token_rows };
+enum class Role {
+  adapter,
+  saved_copy,    // modules_to_save
+  token_rows,    // trainable_token_indices
+  trained_bias,  // bias = "all" or "lora_only"
+  own_base,      // what its file holds of the base: never trained
+};
 
 /// One adapter on one weight.
 struct Target {
@@ -46,6 +52,8 @@ struct Target {
   std::weak_ptr<torch::nn::Module> layer;
   std::vector<std::string> holders;
   at::Tensor base;
+  /// The adapter's own copy of the base, where it has one.
+  at::Tensor own_base = {};
   std::shared_ptr<AdaptedWeight> weight;
   std::shared_ptr<Attachment> attachment;
   std::vector<ParameterSpec> specs;
@@ -57,16 +65,16 @@ struct Target {
 
   /// Carries tensors of the config's method.
   bool of_method() const { return role == Role::adapter && !tied_to; }
+  /// Stands for the tensor, instead of changing it.
+  bool is_copy() const {
+    return role != Role::adapter && role != Role::token_rows;
+  }
+  /// What its method stands on.
+  const at::Tensor& ground() const {
+    return own_base.defined() ? own_base : base;
+  }
   Seat seat() const { return {layer.lock(), holders}; }
   WeightName name() const { return {pattern_path, file_prefix}; }
-};
-
-/// A bias of the model itself that an adapter trains (bias = "all").
-struct TrainedBias {
-  std::string file_key;
-  at::Tensor bias;
-  /// Its values before, put back when the adapter goes.
-  at::Tensor original;
 };
 
 /// Where the values of an attached adapter come from, again and again.
@@ -87,7 +95,10 @@ struct AdapterRecord {
   std::shared_ptr<const AttachedAdapter> attached;
   std::unique_ptr<AdapterConfig> config;
   std::vector<Target> targets;
-  std::vector<TrainedBias> biases;
+  /// Tensors of the model's tables and heads by the keys that files may hold
+  /// them under, beside those of the adapter.
+  StateDict base_keys;
+  bool own_base_weights = false;  // see LoadOptions
   MatchReport report;
   /// What training needs between its steps; none for most methods. Reads and
   /// writes `config`, so it goes first.

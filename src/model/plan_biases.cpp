@@ -1,33 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
-// bias = "all" or "lora_only": which of the model's own biases are trained.
+// bias = "all" or "lora_only": which biases are trained. Each adapter has its
+// own copies of them.
 #include <map>
 
 #include "base/text.h"
+#include "methods/saved_copy.h"
 #include "model/plan_parts.h"
 
 namespace peft::detail {
 namespace {
 
-void check_biases_free(Planning& planning) {
-  for (const auto& other :
-       planning.state ? planning.state->names() : std::vector<std::string>{}) {
-    const std::string bias =
-        planning.state->find(other)->config->target_rules().bias;
-    if (bias != "none") {
-      planning.mistakes.add(
-          ErrorKind::config,
-          concat(
-              "bias = \"",
-              planning.rules.bias,
-              "\": adapter '",
-              other,
-              "' already "
-              "trains the model's biases (bias = \"",
-              bias,
-              "\"), "
-              "and they are shared; set bias = \"none\" on one of them"));
-    }
+// Mixed batches sort the bias as they do the weight it goes with.
+WeightLayout layout_of_bias(const HostedLayer& layer) {
+  WeightLayout layout;
+  for (const HostedTensor& tensor : layer.tensors) {
+    layout.positions_first |= tensor.layout && tensor.layout->positions_first;
   }
+  return layout;
+}
+
+// `prefix`: of the layer's adapter in files; "": it has none.
+void plan_copy(
+    Planning& planning,
+    const HostedLayer& layer,
+    HostedTensor bias,
+    const std::string& prefix) {
+  check_ownership(planning, bias, join_path(layer.path, bias.name));
+  bias.layout = layout_of_bias(layer);
+  auto method =
+      make_trained_bias(prefix.empty() ? "bias" : "base_layer.bias", bias.base);
+  Target target{
+      .layer_path = layer.path,
+      .layer_type = layer.type,
+      .tensor_name = bias.name,
+      .file_prefix = prefix.empty() ? layer.path : prefix,
+      .pattern_path = layer.path,
+      .role = Role::trained_bias,
+      .layer = layer.seat,
+      .base = bias.base};
+  planning.plan.targets.push_back(
+      {std::move(bias), std::move(target), std::move(method)});
 }
 
 // `prefixes`: file prefixes of the adapted layers by path.
@@ -42,12 +54,11 @@ void plan_layer_bias(
   for (const HostedTensor& tensor : layer.tensors) {
     if (tensor.name == "bias" && !tensor.is_buffer &&
         !planning.saved.contains(join_path(layer.path, "bias"))) {
-      planning.plan.biases.push_back(
-          {adapted == prefixes.end()
-               ? join_path(layer.path, "bias")
-               : join_path(adapted->second, "base_layer.bias"),
-           tensor.base,
-           tensor.base.detach().clone()});
+      plan_copy(
+          planning,
+          layer,
+          tensor,
+          adapted == prefixes.end() ? "" : adapted->second);
     }
   }
 }
@@ -58,7 +69,6 @@ void plan_biases(Planning& planning) {
   if (planning.rules.bias == "none") {
     return;
   }
-  check_biases_free(planning);
   std::map<std::string, std::string> prefixes;  // of adapted layers
   for (const PlannedTarget& planned : planning.plan.targets) {
     if (planned.target.of_method()) {

@@ -45,10 +45,10 @@ void plan_saved_modules(
 /// trainable_token_indices. After the two above.
 void plan_token_rows(Planning& planning);
 
-/// bias = "all" or "lora_only". After those above.
+/// bias = "all" or "lora_only": copies of the biases. After those above.
 void plan_biases(Planning& planning);
 
-/// Weights that two layers share. Last.
+/// Weights that two layers share.
 void plan_ties(Planning& planning);
 
 }  // namespace peft::detail

@@ -128,7 +128,7 @@ void resize_adapter(
   }
   LoraConfig config = *lora;
   set_ranks(config, targets, weights);
-  hotswap(*state, record, config, weights, asking);
+  hotswap(*state, record, config, weights, /*host=*/nullptr, asking);
 }
 
 LoraWeights convert_to_lora(
@@ -152,11 +152,13 @@ LoraWeights convert_to_lora(
   lora.config.task_type = record.config->task_type;
   lora.config.base_model_name_or_path = record.config->base_model_name_or_path;
   copy_fields(*record.config, lora.config, target_fields());
+  lora.config.bias = record.config->target_rules().bias;
   set_ranks(lora.config, targets, lora.weights);
   for (const auto& item : adapter_tensors(record)) {
     for (const Target& target : record.targets) {
-      const bool is_copy = target.role == Role::saved_copy &&
-          item.key() == join_path(target.file_prefix, target.tensor_name);
+      const bool is_copy = target.is_copy() && !target.tied_to &&
+          item.key() ==
+              join_path(target.file_prefix, target.specs[0].file_name);
       if (is_copy && !lora.weights.contains(item.key())) {
         lora.weights.insert(item.key(), item.value().detach());
       }

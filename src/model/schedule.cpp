@@ -38,7 +38,9 @@ detail::Schedule& schedule_of(
 StateDict trained_beside(const detail::AdapterRecord& record) {
   StateDict found;
   for (const detail::Target& target : record.targets) {
-    if (target.role == detail::Role::adapter || target.tied_to) {
+    const bool is_trained = target.role != detail::Role::adapter &&
+        target.role != detail::Role::own_base;
+    if (!is_trained || target.tied_to) {
       continue;
     }
     for (std::size_t i = 0; i < target.specs.size(); ++i) {
@@ -49,9 +51,6 @@ StateDict trained_beside(const detail::AdapterRecord& record) {
             target.attachment->parameters[i]);
       }
     }
-  }
-  for (const auto& trained : record.biases) {
-    found.insert(trained.file_key, trained.bias);
   }
   return found;
 }

@@ -47,6 +47,10 @@ std::vector<LayerStatus> Adapters::layer_status() const {
   for (const auto& adapter : state_->adapters) {
     const bool is_merged = state_->is_merged(*adapter);
     for (const detail::Target& target : adapter->targets) {
+      if (target.role == detail::Role::trained_bias ||
+          target.role == detail::Role::own_base) {
+        continue;  // no layer of an adapter in PEFT's eyes
+      }
       const auto [found, is_new] =
           place.try_emplace(target.layer_path, layers.size());
       if (is_new) {

@@ -272,9 +272,13 @@ TEST_F(AdapterFolder, WholeTablesBesideAnEmbeddingsAdapterAreTaken) {
       "base_model.model.embedding.base_layer.weight", torch::ones({10, 6}));
   peft::save_safetensors(state, path_ / "adapter_model.safetensors");
   TextModel other = fresh();
+  const Tensor table = other->named_parameters()["embedding.weight"];
+  const Tensor before = table.clone();
   peft::load_adapter(*other, path_);
+  EXPECT_TRUE(torch::equal(table, before));
   EXPECT_TRUE(torch::equal(
-      other->named_parameters()["embedding.weight"], torch::ones({10, 6})));
+      peft::get_peft_model_state_dict(*other)["embedding.base_layer.weight"],
+      torch::ones({10, 6})));
 }
 
 // PEFT matches modules_to_save by the last letters of a path.

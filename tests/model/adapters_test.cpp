@@ -248,20 +248,116 @@ TEST(Biases, AreTrainedWhereTheConfigSays) {
   EXPECT_TRUE(model->named_parameters()["head.bias"].requires_grad());
 }
 
-TEST(Biases, GetTheirOldValuesBackWhenTheAdapterGoes) {
+TEST(Biases, AreTheAdaptersOwn) {
   CollectWarnings warnings;
   TextModel model;
+  const auto ids = text_ids();
+  const Tensor base = model(ids);
   auto config = config_for({"up"});
   config.bias = "all";
   const Tensor bias = model->named_parameters()["head.bias"];
   const Tensor before = bias.detach().clone();
-  auto adapters = peft::inject_adapter_in_model(config, *model);
-  randomise(adapters.parameters("default"));
+  auto adapters = peft::inject_adapter_in_model(config, *model, "a");
+  EXPECT_TRUE(torch::equal(model(ids), base));
+  randomise(adapters.parameters("a"));
+  peft::inject_adapter_in_model(config, *model, "b");
+  EXPECT_TRUE(torch::equal(model(ids), base));
+  randomise(adapters.parameters("b"));
+  const Tensor of_b = model(ids);
+  adapters.set_adapter("a");
+  const Tensor of_a = model(ids);
+  EXPECT_FALSE(torch::allclose(of_a, of_b));
+  EXPECT_TRUE(torch::equal(bias, before));
+  // The layer's own equation with a's bias in it.
+  auto state = peft::get_peft_model_state_dict(*model, "a");
+  const Tensor own = state["head.bias"].detach().clone();
+  {
+    const torch::NoGradGuard no_grad;
+    state["head.bias"].add_(1);
+    EXPECT_TRUE(torch::allclose(model(ids), of_a + 1, 1e-5, 1e-5));
+    state["head.bias"].copy_(own);
+  }
+  model(ids).sum().backward();
+  EXPECT_TRUE(state["head.bias"].grad().defined());
+  EXPECT_FALSE(bias.grad().defined());
   adapters.enable_adapters(false);
-  EXPECT_THAT(warnings.all(), HasSubstr("biases"));
+  EXPECT_TRUE(torch::equal(model(ids), base));
+  adapters.enable_adapters(true);
+  {
+    const peft::UseAdapter scope(adapters, "b");
+    EXPECT_TRUE(torch::equal(model(ids), of_b));
+  }
+  {
+    const peft::BatchAdapters scope(adapters, {"b", "__base__"});
+    EXPECT_THAT(
+        error_of(ErrorKind::unsupported, [&] { model(ids); }),
+        HasSubstr("norm"));
+  }
+  EXPECT_EQ(warnings.all(), "");
+  EXPECT_THAT(
+      error_of(ErrorKind::state, [&] { adapters.set_adapter({"a", "b"}); }),
+      AllOf(HasSubstr("bias"), HasSubstr("only one")));
   adapters.unload();
   EXPECT_TRUE(torch::equal(bias, before));
   EXPECT_TRUE(bias.requires_grad());
+  EXPECT_TRUE(torch::equal(model(ids), base));
+}
+
+TEST(Biases, MergeBesideLoraBias) {
+  TextModel model;
+  const auto ids = text_ids();
+  auto config = config_for({"up"});
+  config.bias = "lora_only";
+  config.lora_bias = true;
+  auto adapters = peft::inject_adapter_in_model(config, *model);
+  randomise(adapters.parameters("default"));
+  const Tensor adapted = model(ids);
+  auto state = peft::get_peft_model_state_dict(*model);
+  // alpha / r = 1.5: the layer adds its trained bias and 1.5 of lora_B's.
+  const Tensor sum = (state["blocks.0.up.base_layer.bias"] +
+                      1.5 * state["blocks.0.up.lora_B.bias"])
+                         .detach();
+  adapters.merge_adapter();
+  EXPECT_TRUE(torch::allclose(model(ids), adapted, 1e-5, 1e-6));
+  adapters.merge_and_unload();
+  EXPECT_TRUE(torch::allclose(
+      model->named_parameters()["blocks.0.up.bias"], sum, 1e-5, 1e-6));
+  EXPECT_TRUE(torch::allclose(model(ids), adapted, 1e-5, 1e-6));
+}
+
+TEST(SharedEncoder, TakesNoAdaptersThroughTwoModels) {
+  const auto encoder = std::make_shared<torch::nn::SequentialImpl>(
+      torch::nn::Linear(4, 4), torch::nn::Linear(4, 4));
+  struct Task : torch::nn::Module {
+    explicit Task(const std::shared_ptr<torch::nn::SequentialImpl>& shared) {
+      register_module("encoder", shared);
+      register_module("head", torch::nn::Linear(4, 2));
+    }
+  };
+  Task first(encoder), second(encoder);
+  peft::inject_adapter_in_model(config_for({"encoder.0"}), first, "a");
+  for (const char* target : {"encoder.1", "head"}) {
+    EXPECT_THAT(
+        error_of(
+            ErrorKind::state,
+            [&] {
+              peft::inject_adapter_in_model(config_for({target}), second, "b");
+            }),
+        AllOf(HasSubstr("'a'"), HasSubstr("share")));
+  }
+  EXPECT_THAT(
+      error_of(
+          ErrorKind::state,
+          [&] {
+            peft::inject_adapter_in_model(config_for({"1"}), *encoder, "b");
+          }),
+      HasSubstr("'a'"));
+  peft::unload(first);
+  // Through the shared module: both models run them, and a head of one model
+  // may have its own.
+  peft::inject_adapter_in_model(config_for({"0"}), *encoder, "a");
+  EXPECT_NO_THROW(
+      peft::inject_adapter_in_model(config_for({"head"}), second, "b"));
 }
 
 TEST(StateDict, TakesNothingOfWhatItCannotTakeWhole) {

@@ -126,8 +126,8 @@ def adalora(**fields):
         "deltaT": 3, **fields})
 
 
-def tied_lora(**fields):
-    return ("tied", {"default": lora(**{"r": 2, "target_modules": ["body"], **fields})}, {"tied": True})
+def tied_lora(grown=None, **fields):
+    return ("tied", {"default": lora(**{"r": 2, "target_modules": ["body"], **fields})}, {"tied": True, "grown": grown})
 
 
 def text_lora(**fields):
@@ -190,6 +190,12 @@ CASES = {
     "tying_by_embedding": tied_lora(target_modules=["embed_tokens", "body"], ensure_weight_tying=True),
     "tying_by_head": tied_lora(target_modules=["lm_head"], ensure_weight_tying=True),
     "tying_saved": tied_lora(modules_to_save=["embed_tokens"], ensure_weight_tying=True),
+    # Trained on a base whose vocabulary was enlarged, loaded on the base as it was.
+    "grown": tied_lora(grown=12),
+    "grown_embedding": tied_lora(grown=12, target_modules=["embed_tokens"]),
+    "grown_head": tied_lora(grown=12, target_modules=["body", "lm_head"]),
+    "grown_saved": tied_lora(grown=12, modules_to_save=["embed_tokens", "lm_head"]),
+    "other_table": tied_lora(grown=9, target_modules=["embed_tokens"], use_dora=True),
     "alora": ("text", {"default": lora(target_modules=QV, alora_invocation_tokens=[1, 2])},
               {"alora": [3, None], "no_training": "needs offsets"}),
     "alora_bias": ("text", {"default": lora(
@@ -457,9 +463,31 @@ def fresh_base(folder):
     return model
 
 
+def grow(model, rows):
+    """`model` with a vocabulary of so many tokens, other values in all of them."""
+    model.embed_tokens = nn.Embedding(rows, 6)
+    model.lm_head = nn.Linear(6, rows, bias=False)
+    model.lm_head.weight = model.embed_tokens.weight
+    return model
+
+
+def run_grown(tool, folder, base, adapters, options, x):
+    base = grow(base, options["grown"])
+    x[0, 0] = options["grown"] - 1
+    with torch.no_grad():
+        direction = torch.rand(base(x).shape)
+    save_file({"x": x, "direction": direction}, os.path.join(folder, "input.safetensors"))
+    model = peft_model(base, adapters, options)
+    randomise(model, options)
+    model.save_pretrained(os.path.join(folder, "adapter"), save_embedding_layers=True)
+    check_loads_here(tool, folder, model, x, direction, adapters, options, torch.float32)
+
+
 def run(tool, name):
     with tempfile.TemporaryDirectory() as folder:
         base, adapters, options, dtype, x = make_case(folder, CASES[name])
+        if options.get("grown"):
+            return run_grown(tool, folder, base, adapters, options, x)
         with torch.no_grad():
             direction = torch.rand(base(x).shape).to(dtype)
         save_file({"x": x, "direction": direction}, os.path.join(folder, "input.safetensors"))
