@@ -19,11 +19,14 @@ namespace peft {
 /// A tensor that reads as `weight` with a new adapter on it. `weight` itself is
 /// neither copied nor changed (and keeps its requires_grad). `use` says how the
 /// weight is laid out; config's target fields play no part. A method that also
-/// changes the layer's bias (IA3) changes none here. Throws Error.
+/// changes the layer's bias (IA3) changes none here. On a bfloat16 or float16
+/// weight the adapter is float32 unless `autocast_adapter_dtype` is false.
+/// Throws Error.
 PEFT_API at::Tensor adapt(
     const at::Tensor& weight,
     const AdapterConfig& config,
-    WeightUse use = WeightUse::linear);
+    WeightUse use = WeightUse::linear,
+    bool autocast_adapter_dtype = true);
 
 /// True for adapted tensors, those in adapted modules included.
 PEFT_API bool is_adapted(const at::Tensor& tensor);

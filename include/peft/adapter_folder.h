@@ -55,6 +55,9 @@ struct LoadOptions {
   const StateDict* init_data = nullptr;
   /// False: what is active stays so, and the new adapter waits for set_adapter.
   bool activate = true;
+  /// False: on a bfloat16 or float16 model the file's values are rounded to the
+  /// dtype of their weight, instead of to float32: see InjectOptions.
+  bool autocast_adapter_dtype = true;
 };
 
 /// Injects an adapter with the folder's config, fills it with the folder's

@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <torch/nn/module.h>
@@ -27,12 +28,36 @@ namespace peft {
 
 namespace detail {
 struct ModelState;
-}
+
+/// Points to the state of a model's adapters; using an empty one is an Error
+/// (state).
+class PEFT_API StatePointer {
+ public:
+  StatePointer() = default;
+  explicit StatePointer(std::shared_ptr<ModelState> state)
+      : state_(std::move(state)) {}
+
+  bool is_empty() const { return state_ == nullptr; }
+  const std::shared_ptr<ModelState>& shared() const;
+  ModelState* operator->() const { return shared().get(); }
+  ModelState& operator*() const { return *shared(); }
+
+ private:
+  std::shared_ptr<ModelState> state_;
+};
+}  // namespace detail
 
 /// A light handle on the adapters of one model. Copies share one state, which
 /// lives as long as a handle or an adapted layer does.
+///
+/// One that was made without a model (a member that is filled later) is empty:
+/// whatever it is asked for, or given to, throws Error (state).
 class PEFT_API Adapters {
  public:
+  Adapters() = default;
+  /// False: empty.
+  explicit operator bool() const { return !state_.is_empty(); }
+
   /// What an optimiser is to train: every tensor of every adapter that
   /// requires grad, copies of modules_to_save and trained biases with them,
   /// each once. The same tensor objects for the adapter's whole life.
@@ -45,11 +70,14 @@ class PEFT_API Adapters {
   /// The names that are active, also while disabled.
   std::vector<std::string> active_adapters() const;
   bool enabled() const;
-  /// The config an adapter was injected with.
+  /// The config that an adapter has now: what it was injected with, or last
+  /// swapped to. It never changes and lives as long as the model's adapters'
+  /// state, whatever becomes of the adapter: other threads may delete or swap
+  /// it meanwhile.
   const AdapterConfig& config(
       const std::string& adapter_name = "default") const;
   /// What injection matched, and why not the rest.
-  const MatchReport& report(const std::string& adapter_name = "default") const;
+  MatchReport report(const std::string& adapter_name = "default") const;
 
   /// Makes exactly these adapters active: one store, whatever the size of the
   /// model. requires_grad stays as it is. Unknown names: Error (state).
@@ -97,8 +125,9 @@ class PEFT_API Adapters {
   /// becomes scale * lora_alpha / r in every layer.
   void set_scale(const std::string& adapter_name, double scale);
   /// Half-precision tensors of an adapter in float32, in the same tensor
-  /// objects, as PEFT does for training: products with them are computed and
-  /// summed in float32. (`autocast_adapter_dtype` = false does nothing.)
+  /// objects: what injection does by itself (see InjectOptions), for an adapter
+  /// that was injected without it, or cast with the model by Module::to.
+  /// (`autocast_adapter_dtype` = false does nothing.)
   void cast_adapter_dtype(
       const std::string& adapter_name = "default",
       bool autocast_adapter_dtype = true);
@@ -130,8 +159,9 @@ class PEFT_API Adapters {
       const std::string& adapter_name = "default");
 
   /// After a forward and a backward: layers that no forward has run with their
-  /// adapter, and tensors that require grad and have none, each with the likely
-  /// reason. Adapters that are not active are listed too.
+  /// adapter, tensors that require grad and have none, and tensors that do not
+  /// require it though their adapter trains, each with the likely reason.
+  /// Adapters that are not active are listed too.
   AuditReport audit() const;
 
   /// Per adapted layer and for the whole model, as PEFT reports them.
@@ -140,10 +170,12 @@ class PEFT_API Adapters {
 
   // For the library's own rooms.
   explicit Adapters(std::shared_ptr<detail::ModelState> state);
-  const std::shared_ptr<detail::ModelState>& state() const { return state_; }
+  const std::shared_ptr<detail::ModelState>& state() const {
+    return state_.shared();
+  }
 
  private:
-  std::shared_ptr<detail::ModelState> state_;
+  detail::StatePointer state_;
 };
 
 struct InjectOptions {
@@ -162,12 +194,20 @@ struct InjectOptions {
   const StateDict* init_data = nullptr;
   /// False: what is active stays so, and the new adapter waits for set_adapter.
   bool activate = true;
+  /// The adapter's tensors on a bfloat16 or float16 weight are float32, as
+  /// training needs and PEFT does: products with them are computed and summed
+  /// in float32, and the result is rounded to what the layer gives without
+  /// them. False: they take the weight's dtype. Copies of modules_to_save
+  /// always do. Module::to(dtype) after injection casts them with the rest of
+  /// the model; cast_adapter_dtype brings float32 back.
+  bool autocast_adapter_dtype = true;
 };
 
 /// Puts an adapter on every module of `model` that `config` selects, in place,
 /// and makes it the active one. The first injection freezes the model's own
-/// parameters. Adapter weights take the dtype and device of the weight they
-/// stand on; new submodules take its layer's train/eval mode.
+/// parameters. Adapter weights take the device of the weight they stand on and
+/// its dtype, or float32 on half precision; new submodules take its layer's
+/// train/eval mode.
 ///
 ///   peft::LoraConfig config;
 ///   config.target_modules = {"query", "value"};

@@ -12,6 +12,12 @@
 
 namespace peft {
 
+struct AttachOptions {
+  /// False: values take the dtype of a bfloat16 or float16 model, half the
+  /// memory, instead of float32: see InjectOptions.
+  bool autocast_adapter_dtype = true;
+};
+
 /// Adds the adapter in `directory`, frozen and not active, without reading its
 /// weights: config and shapes are checked now, values are read when it is first
 /// chosen (UseAdapter, BatchAdapters, set_adapter) or asked for (merging,
@@ -21,7 +27,8 @@ namespace peft {
 PEFT_API Adapters attach_adapter(
     torch::nn::Module& model,
     const std::filesystem::path& directory,
-    const std::string& adapter_name);
+    const std::string& adapter_name,
+    const AttachOptions& options = {});
 
 /// How many bytes the values of attached adapters may take: beyond it, those
 /// least recently chosen are let go of before another is read. Not set: no

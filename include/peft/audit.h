@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What never ran: adapters that were placed and took no part.
+// What never ran or cannot learn: adapters that were placed and take no part.
 #pragma once
 
 #include <string>
@@ -24,9 +24,12 @@ struct PEFT_API AuditReport {
   std::vector<AuditEntry> never_called;
   /// Tensors that require grad and have none now.
   std::vector<AuditEntry> without_gradient;
+  /// Tensors that do not require grad, of an adapter that trains: one injected
+  /// or loaded for training, or given set_requires_grad(name, true) last.
+  std::vector<AuditEntry> frozen;
 
   bool empty() const {
-    return never_called.empty() && without_gradient.empty();
+    return never_called.empty() && without_gradient.empty() && frozen.empty();
   }
   /// One line for each entry of up to 20 of a kind, and how many more.
   std::string to_string() const;

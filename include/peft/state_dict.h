@@ -35,8 +35,9 @@ PEFT_API StateDict get_peft_model_state_dict(
 
 /// Copies `state` into the adapter, whatever its dtype and device. Keys may
 /// carry "base_model.model.". Throws Error (shape) naming every entry whose
-/// shape differs (unless ignore_mismatched_sizes) or that holds integers for
-/// floats; nothing is copied then.
+/// shape differs (unless ignore_mismatched_sizes), or which holds integers that
+/// the adapter's floats cannot hold exactly, or the other way round; nothing is
+/// copied then.
 PEFT_API LoadReport set_peft_model_state_dict(
     torch::nn::Module& model,
     const StateDict& state,

@@ -204,13 +204,15 @@ Adapters load_adapter(
        .own_base_weights = options.own_base_weights,
        .empty = !options.partial && !options.init_data,
        .init_data = options.init_data,
-       .activate = options.activate});
+       .activate = options.activate,
+       .autocast_adapter_dtype = options.autocast_adapter_dtype});
 }
 
 Adapters attach_adapter(
     torch::nn::Module& model,
     const fs::path& directory,
-    const std::string& adapter_name) {
+    const std::string& adapter_name,
+    const AttachOptions& options) {
   const auto config = load_adapter_config(directory);
   config->inference_mode = true;
   const StateDict shapes = load_peft_weights(directory);
@@ -223,6 +225,7 @@ Adapters attach_adapter(
       {.weights = &shapes,
        .empty = true,
        .activate = false,
+       .autocast_adapter_dtype = options.autocast_adapter_dtype,
        .source = [directory] { return load_peft_weights(directory); }});
 }
 
@@ -234,7 +237,11 @@ void attach_in_place_of(
     detail::ModelState& state,
     const fs::path& directory) {
   const std::string next = name + " (new)";
-  Adapters adapters = attach_adapter(model, directory, next);
+  Adapters adapters = attach_adapter(
+      model,
+      directory,
+      next,
+      {.autocast_adapter_dtype = state.find(name)->autocast_dtype});
   try {
     detail::take_over(state, next, name);
   } catch (...) {

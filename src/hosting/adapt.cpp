@@ -44,8 +44,11 @@ void check_weight(const at::Tensor& weight, Mistakes& mistakes) {
 
 }  // namespace
 
-at::Tensor
-adapt(const at::Tensor& weight, const AdapterConfig& config, WeightUse use) {
+at::Tensor adapt(
+    const at::Tensor& weight,
+    const AdapterConfig& config,
+    WeightUse use,
+    bool autocast_adapter_dtype) {
   Mistakes mistakes(ErrorKind::config, "[adapt] cannot adapt the tensor");
   config.check(mistakes);
   check_weight(weight, mistakes);
@@ -76,9 +79,11 @@ adapt(const at::Tensor& weight, const AdapterConfig& config, WeightUse use) {
   attachment->method = method;
   {
     const at::NoGradGuard no_grad;
+    const auto dtype = weight.scalar_type();
+    const auto options = weight.options().requires_grad(false).dtype(
+        autocast_adapter_dtype ? exact_dtype(dtype) : dtype);
     for (const ParameterSpec& spec : specs) {
-      attachment->parameters.push_back(
-          at::empty(spec.shape, weight.options().requires_grad(false)));
+      attachment->parameters.push_back(at::empty(spec.shape, options));
     }
     method->initialise(
         {weight, layout, attachment->parameters, SquaredNorms()});

@@ -138,6 +138,18 @@ void AdaptedWeight::announce_dtype(at::ScalarType dtype) const {
   }
 }
 
+void AdaptedWeight::move(const Attachment& attachment) const {
+  // Where the base was only moved, an adapter keeps a dtype of its own.
+  const auto* standing = as_adapted(tensor());
+  const bool was_cast = !standing || standing->dtype() != base_.dtype();
+  for (at::Tensor tensor : attachment.parameters) {
+    const bool cast =
+        was_cast && tensor.is_floating_point() && base_.is_floating_point();
+    tensor.set_data(tensor.detach().to(
+        base_.device(), cast ? base_.scalar_type() : tensor.scalar_type()));
+  }
+}
+
 AdaptedTensor* as_adapted(const at::Tensor& tensor) {
   if (!tensor.defined() || !tensor.key_set().has(adapter_key)) {
     return nullptr;

@@ -82,14 +82,6 @@ at::Tensor AdaptedWeight::tensor() const {
   return at::Tensor(tensor_.lock());
 }
 
-void AdaptedWeight::move(const Attachment& attachment) const {
-  for (at::Tensor tensor : attachment.parameters) {
-    const bool cast = tensor.is_floating_point() && base_.is_floating_point();
-    tensor.set_data(tensor.detach().to(
-        base_.device(), cast ? base_.scalar_type() : tensor.scalar_type()));
-  }
-}
-
 bool AdaptedWeight::is_touched_by(const AttachedAdapters& adapters) const {
   return std::any_of(adapters.begin(), adapters.end(), [&](const auto& a) {
     return !a->on(id_).empty();

@@ -50,8 +50,10 @@ at::Tensor add_activated(
     added = added + form.bias;
   }
   added = added * (form.scale * op.alpha());
-  return y.reshape({-1, y.size(-1)})
-      .index_add(0, rows, added.to(y.scalar_type()))
+  const auto sum = at::promote_types(y.scalar_type(), added.scalar_type());
+  return y.to(sum)
+      .reshape({-1, y.size(-1)})
+      .index_add(0, rows, added.to(sum))
       .view(y.sizes());
 }
 

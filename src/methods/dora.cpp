@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "methods/dora.h"
 
+#include <algorithm>
+
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
@@ -14,6 +16,23 @@ namespace {
 
 using Form = WeightLayout::Form;
 
+// W A' in the better dtype of the two. A weight of less is widened some outputs
+// at a time: whole, it would be a copy of the weight on every forward.
+at::Tensor multiply_mixed(const at::Tensor& W, const at::Tensor& A) {
+  constexpr std::int64_t at_once = std::int64_t{1} << 22;
+  const auto dtype = at::promote_types(W.scalar_type(), A.scalar_type());
+  const at::Tensor right = A.to(dtype).t();
+  const std::int64_t rows = at_once / std::max<std::int64_t>(1, W.size(1)) + 1;
+  if (W.scalar_type() == dtype || W.size(0) <= rows) {
+    return at::mm(W.to(dtype), right);
+  }
+  std::vector<at::Tensor> products;
+  for (const at::Tensor& some : W.split(rows)) {
+    products.push_back(at::mm(some.to(dtype), right));
+  }
+  return at::cat(products);
+}
+
 // ||W0 + s B A|| by output, in float32 or better.
 at::Tensor norms(const Application& on, const LowRank& low_rank) {
   at::Tensor A = low_rank.A.flatten(1);
@@ -25,8 +44,7 @@ at::Tensor norms(const Application& on, const LowRank& low_rank) {
   const double s = low_rank.scale;
   const at::Tensor W = as_matrix(on.base, on.layout);
   const at::Tensor b = exact(B);
-  // The weight keeps its dtype: as float32 it would be a copy.
-  const at::Tensor shared = exact(at::mm(W, A.to(W.scalar_type()).t()));
+  const at::Tensor shared = exact(multiply_mixed(W, A));
   const at::Tensor gram = at::mm(exact(A), exact(A).t());
   const at::Tensor squares = on.norms.of(on.base, on.layout) +
       (b * (shared * (2 * s) + at::mm(b, gram) * (s * s))).sum(1);
@@ -108,7 +126,7 @@ class Dora final : public Method {
     return std::get<LowRank>(lora_->cheap_form(on));
   }
 
-  // m / n; of a half-precision weight n is rounded as m was, so that the two
+  // m / n; n is rounded as m was, which may be half precision, so that the two
   // are equal at the start.
   static at::Tensor gain(const Application& on, const LowRank& low_rank) {
     const at::Tensor magnitude = on.parameters.back().flatten();

@@ -25,6 +25,7 @@
 
 #include "base/text.h"
 #include "methods/adalora.h"
+#include "methods/holds_values.h"
 #include "peft/adalora_config.h"
 #include "peft/error.h"
 
@@ -44,6 +45,7 @@ struct Part {
 
 struct Triplets {
   std::string file_prefix;
+  std::function<bool()> has_run;
   std::array<Part, 3> parts;                   // A, E, B
   std::optional<std::vector<bool>> kept = {};  // not set: all, so far
   std::vector<bool> original = {};  // which of init_r these are; empty: all
@@ -59,7 +61,9 @@ class RankAllocator final : public Schedule {
   RankAllocator(AdaLoraConfig& config, std::vector<ScheduledWeight> weights)
       : config_(config) {
     for (auto& weight : weights) {
-      Triplets triplets{.file_prefix = std::move(weight.file_prefix)};
+      Triplets triplets{
+          .file_prefix = std::move(weight.file_prefix),
+          .has_run = std::move(weight.has_run)};
       for (std::size_t i = 0; i < names.size(); ++i) {
         const at::Tensor& p = weight.parameters[i];
         const at::NoGradGuard no_grad;
@@ -135,6 +139,9 @@ class RankAllocator final : public Schedule {
             given->sizes(),
             ", the adapter's is ",
             tensor.sizes()));
+      } else if (!holds_values(tensor.scalar_type(), *given)) {
+        mistakes.add(concat(
+            "'", name, "': ", cannot_hold(tensor.scalar_type(), *given)));
       }
     }
     mistakes.raise_if_any();
@@ -188,21 +195,38 @@ class RankAllocator final : public Schedule {
   }
 
   void check_gradients() const {
+    std::vector<std::string> never_ran;
+    std::vector<std::string> without;
     for (const Triplets& triplets : weights_) {
-      for (std::size_t i = 0; i < names.size(); ++i) {
-        if (!triplets.parts[i].parameter.grad().defined()) {
-          throw Error(
-              ErrorKind::state,
-              concat(
-                  "[update_and_allocate] '",
-                  triplets.file_prefix,
-                  ".",
-                  names[i],
-                  "' has no gradient; call it after loss.backward() and "
-                  "before zero_grad(), with the adapter active"));
-        }
+      const bool all = std::all_of(
+          triplets.parts.begin(), triplets.parts.end(), [](const Part& part) {
+            return part.parameter.grad().defined();
+          });
+      if (!all) {
+        (triplets.has_run() ? without : never_ran)
+            .push_back(triplets.file_prefix);
       }
     }
+    Mistakes mistakes(ErrorKind::state, "[update_and_allocate]");
+    if (!never_ran.empty()) {
+      mistakes.add(concat(
+          list_names(never_ran),
+          never_ran.size() == weights_.size()
+              ? " never ran with the adapter: run the model with it active and "
+                "call this after loss.backward()"
+              : " never ran with the adapter, so no gradient can say what "
+                "their "
+                "ranks are worth: run the layers, or name them in the config's "
+                "exclude_modules"));
+    }
+    if (!without.empty()) {
+      mistakes.add(concat(
+          list_names(without),
+          " ran and have no gradient: call this after loss.backward() and "
+          "before zero_grad(), with the adapter active and trainable; a layer "
+          "that does not take part in every step belongs in exclude_modules"));
+    }
+    mistakes.raise_if_any();
   }
 
   void update_importance() {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +16,8 @@ namespace peft::detail {
 struct ScheduledWeight {
   std::string file_prefix;
   Tensors parameters;  // in the order of the method's specs
+  /// Whether a forward has read the weight with the adapter on it.
+  std::function<bool()> has_run;
 };
 
 class Schedule {

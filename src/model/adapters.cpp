@@ -7,6 +7,7 @@
 #include "hosting/module_host.h"
 #include "hosting/replace_data.h"
 #include "model/adapter_tensors.h"
+#include "model/make_target.h"
 #include "model/model_state.h"
 #include "model/residence.h"
 #include "model/status.h"
@@ -57,17 +58,20 @@ bool Adapters::enabled() const {
 }
 
 const AdapterConfig& Adapters::config(const std::string& name) const {
-  return *state_->get(name, "config").config;
+  const auto turn = state_->lock();
+  return state_->published_config(state_->get(name, "config"));
 }
 
-const MatchReport& Adapters::report(const std::string& name) const {
+MatchReport Adapters::report(const std::string& name) const {
+  const auto turn = state_->lock();
   return state_->get(name, "report").report;
 }
 
 void Adapters::set_requires_grad(const std::string& name, bool requires_grad) {
   const auto turn = state_->lock();
-  const AdapterRecord& record = state_->get(name, "set_requires_grad");
+  AdapterRecord& record = state_->get(name, "set_requires_grad");
   detail::check_not_attached(record, "set_requires_grad");
+  record.trains = requires_grad;
   for (const Target& target : record.targets) {
     for (std::size_t i = 0; i < target.specs.size(); ++i) {
       const at::Tensor& tensor = target.attachment->parameters[i];
@@ -82,13 +86,19 @@ void Adapters::cast_adapter_dtype(
     const std::string& name,
     bool autocast_adapter_dtype) {
   const auto turn = state_->lock();
-  const AdapterRecord& record = state_->get(name, "cast_adapter_dtype");
+  AdapterRecord& record = state_->get(name, "cast_adapter_dtype");
   detail::check_not_attached(record, "cast_adapter_dtype");
+  if (!autocast_adapter_dtype) {
+    return;
+  }
+  record.autocast_dtype = true;
   for (const Target& target : record.targets) {
-    for (const at::Tensor& tensor : target.attachment->parameters) {
-      const bool is_half = tensor.is_floating_point() && tensor.itemsize() < 4;
-      if (autocast_adapter_dtype && is_half) {
-        detail::replace_data(tensor, tensor.detach().to(at::kFloat));
+    for (std::size_t i = 0; i < target.specs.size(); ++i) {
+      const at::Tensor& tensor = target.attachment->parameters[i];
+      const auto dtype = detail::made_dtype(target, target.specs[i], true);
+      if (tensor.is_floating_point() && tensor.itemsize() < 4 &&
+          dtype == at::kFloat) {
+        detail::replace_data(tensor, tensor.detach().to(dtype));
       }
     }
   }
@@ -131,6 +141,7 @@ void set_requires_grad(
     const std::vector<std::string>& names,
     bool requires_grad) {
   Adapters adapters = adapters_of(model);
+  const auto turn = adapters.state()->lock();
   for (const auto& name : names) {
     adapters.state()->get(name, "set_requires_grad");
   }

@@ -9,7 +9,18 @@ namespace peft::detail {
 
 namespace {
 
-// Values that were read are those of the dtype and device that the model had.
+// A target whose tensors tell whether values that were read are still of the
+// model's dtype and device. A copy of a module does: factors may be float32 in
+// a model of less.
+const Target& telling_target(const AdapterRecord& record) {
+  const auto copy = std::find_if(
+      record.targets.begin(), record.targets.end(), [](const Target& target) {
+        return target.role == Role::saved_copy && !target.tied_to &&
+            target.base.is_floating_point();
+      });
+  return copy == record.targets.end() ? record.targets.front() : *copy;
+}
+
 std::function<bool()> readiness_of(const AdapterRecord& record) {
   if (!record.source) {
     return nullptr;
@@ -17,9 +28,14 @@ std::function<bool()> readiness_of(const AdapterRecord& record) {
   if (record.source->bytes == 0 || record.targets.empty()) {
     return [] { return false; };
   }
-  const at::Tensor base = record.targets.front().base;
-  return [base, device = base.device(), dtype = base.scalar_type()] {
-    return base.device() == device && base.scalar_type() == dtype;
+  const Target& target = telling_target(record);
+  const bool widens = record.autocast_dtype && target.role != Role::saved_copy;
+  return [base = target.base,
+          tensor = target.attachment->parameters.front(),
+          widens] {
+    const auto dtype = base.scalar_type();
+    return tensor.device() == base.device() &&
+        tensor.scalar_type() == (widens ? exact_dtype(dtype) : dtype);
   };
 }
 
@@ -62,7 +78,11 @@ void make_schedule(AdapterRecord& record) {
   std::vector<ScheduledWeight> weights;
   for (const Target& target : record.targets) {
     if (target.of_method()) {
-      weights.push_back({target.file_prefix, target.attachment->parameters});
+      // The target's attachment is another one after each change of scale.
+      weights.push_back(
+          {target.file_prefix, target.attachment->parameters, [&target] {
+             return target.attachment->was_read.load();
+           }});
     }
   }
   record.schedule = make(*record.config, std::move(weights));

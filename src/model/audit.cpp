@@ -60,6 +60,35 @@ std::string why_no_gradient(const Target& target, const std::string& idle) {
          "not depend on its output, or the output was detached";
 }
 
+constexpr const char* why_frozen =
+    "it was not frozen through set_requires_grad: what freezes a module's "
+    "parameters, as a train() of your own may, freezes the adapters below it "
+    "too; leave them out there, or call set_requires_grad(name, true) after it";
+
+// "fc" of "fc.bias" and of "fc.base_layer.bias".
+std::string layer_of(const std::string& bias) {
+  std::string layer = bias.substr(0, bias.rfind('.'));
+  constexpr std::string_view adapted = ".base_layer";
+  if (layer.ends_with(adapted)) {
+    layer.resize(layer.size() - adapted.size());
+  }
+  return layer;
+}
+
+void look_at(
+    const AdapterRecord& record,
+    const std::string& layer,
+    const std::string& key,
+    const at::Tensor& tensor,
+    const std::string& no_gradient,
+    AuditReport& report) {
+  if (tensor.requires_grad() && !tensor.grad().defined()) {
+    report.without_gradient.push_back({record.name, layer, key, no_gradient});
+  } else if (!tensor.requires_grad() && record.trains) {
+    report.frozen.push_back({record.name, layer, key, why_frozen});
+  }
+}
+
 void print(
     std::string& text,
     const char* heading,
@@ -93,6 +122,7 @@ std::string AuditReport::to_string() const {
   std::string text;
   print(text, "layers never called", never_called);
   print(text, "parameters without a gradient", without_gradient);
+  print(text, "frozen parameters of adapters that train", frozen);
   return text;
 }
 
@@ -111,14 +141,26 @@ AuditReport Adapters::audit() const {
       }
       for (std::size_t i = 0; i < target.specs.size(); ++i) {
         const at::Tensor& tensor = target.attachment->parameters[i];
-        if (tensor.requires_grad() && !tensor.grad().defined()) {
-          report.without_gradient.push_back(
-              {record->name,
-               target.layer_path,
-               join_path(target.file_prefix, target.specs[i].file_name),
-               why_no_gradient(target, idle)});
+        if (!target.specs[i].is_buffer && tensor.is_floating_point()) {
+          look_at(
+              *record,
+              target.layer_path,
+              join_path(target.file_prefix, target.specs[i].file_name),
+              tensor,
+              why_no_gradient(target, idle),
+              report);
         }
       }
+    }
+    for (const TrainedBias& trained : record->biases) {
+      look_at(
+          *record,
+          layer_of(trained.file_key),
+          trained.file_key,
+          trained.bias,
+          "no backward reached this bias of the model's own, which the config "
+          "has the adapter train",
+          report);
     }
   }
   return report;

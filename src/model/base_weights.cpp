@@ -8,6 +8,7 @@
 #include "base/mistakes.h"
 #include "base/text.h"
 #include "hosting/module_host.h"
+#include "methods/holds_values.h"
 #include "model/merge.h"
 
 namespace peft {
@@ -91,6 +92,12 @@ LoadReport set_base_model_state_dict(
           item.value().sizes(),
           ", the model has ",
           found->sizes()));
+    } else if (!holds_values(found->scalar_type(), item.value())) {
+      mistakes.add(concat(
+          "'",
+          item.key(),
+          "': ",
+          cannot_hold(found->scalar_type(), item.value())));
     }
   }
   for (const auto& item : own) {

@@ -4,9 +4,11 @@
 #include <algorithm>
 
 #include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
 
 #include "base/text.h"
 #include "hosting/module_host.h"
+#include "hosting/replace_data.h"
 #include "model/adapter_tensors.h"
 #include "model/injection.h"
 #include "model/merge.h"
@@ -163,6 +165,20 @@ class Replanner {
   std::vector<HostedTensor> from_, to_;
 };
 
+// In the same dtype, which may not be what an injection makes: the model or the
+// adapter may have been cast since.
+void copy_exactly(const at::Tensor& from, const at::Tensor& to) {
+  const c10::InferenceMode trainable_later(false);
+  const at::NoGradGuard no_grad;
+  replace_data(
+      to,
+      from.to(
+          to.device(),
+          from.scalar_type(),
+          /*non_blocking=*/false,
+          /*copy=*/true));
+}
+
 void copy_contents(const AdapterRecord& from, const AdapterRecord& to) {
   if (from.schedule) {
     to.schedule->load(from.schedule->state());
@@ -178,11 +194,8 @@ void copy_contents(const AdapterRecord& from, const AdapterRecord& to) {
       continue;  // its tensors are those of another
     }
     for (std::size_t p = 0; p < source.parameters.size(); ++p) {
-      at::Tensor copy = target.parameters[p];
-      if (from.targets[i].specs[p].file_name.empty()) {  // the rest is there
-        const at::NoGradGuard no_grad;
-        copy.copy_(source.parameters[p]);
-      }
+      const at::Tensor& copy = target.parameters[p];
+      copy_exactly(source.parameters[p].detach(), copy);
       copy.set_requires_grad(source.parameters[p].requires_grad());
     }
   }
@@ -207,10 +220,12 @@ void copy_adapters(
                 to_host,
                 state,
                 {.weights = &weights,
-                 .own_base_weights = adapter->own_base_weights})
+                 .own_base_weights = adapter->own_base_weights,
+                 .autocast_adapter_dtype = adapter->autocast_dtype})
                 .state();
-    const AdapterRecord& copy = state->get(adapter->name, "clone");
+    AdapterRecord& copy = state->get(adapter->name, "clone");
     copy_contents(*adapter, copy);
+    copy.trains = adapter->trains;
   }
   const auto active = from.activation->load();
   Choice next{.enabled = active->enabled};

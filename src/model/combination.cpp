@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "base/text.h"
-#include "hosting/replace_data.h"
 #include "model/adapter_tensors.h"
 #include "model/injection.h"
 
@@ -24,19 +23,8 @@ void insert_copies(StateDict& weights, const std::vector<Source>& sources) {
   }
 }
 
-// Sources may keep float32 factors on a base of less.
-void widen(
-    const AdapterRecord& record,
-    const StateDict& weights,
-    at::ScalarType dtype) {
-  for (const auto& item : adapter_tensors(record)) {
-    const at::Tensor* exact_values = weights.find(item.key());
-    if (exact_values && item.value().scalar_type() != dtype &&
-        item.value().is_floating_point()) {
-      replace_data(
-          item.value(), exact_values->to(item.value().device(), dtype));
-    }
-  }
+bool keeps_float32(const Source& source) {
+  return source.record->autocast_dtype;
 }
 
 }  // namespace
@@ -64,21 +52,19 @@ Adapters add_combined(
     const CombinationRequest& request,
     const AdapterConfig& config,
     StateDict weights) {
-  insert_copies(weights, request.sources);
-  const auto& first = *request.sources.front().record;
-  const at::ScalarType dtype =
-      first.targets.front().attachment->parameters.front().scalar_type();
+  const auto& sources = request.sources;
+  insert_copies(weights, sources);
   const bool by_parameters = !config.target_rules().target_parameters.empty();
-  Adapters adapters = inject(
+  return inject(
       config,
       request.host,
       request.name,
       {.layers_of = by_parameters ? nullptr : &weights,
        .weights = &weights,
        .own_base_weights = true,
-       .activate = false});
-  widen(*request.state->find(request.name), weights, dtype);
-  return adapters;
+       .activate = false,
+       .autocast_adapter_dtype =
+           std::any_of(sources.begin(), sources.end(), keeps_float32)});
 }
 
 }  // namespace peft::detail

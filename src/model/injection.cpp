@@ -251,6 +251,8 @@ Adapters carry_out(
   }
   auto record = std::make_unique<AdapterRecord>();
   record->name = plan.name;
+  record->autocast_dtype = options.autocast_adapter_dtype;
+  record->trains = !plan.config->inference_mode;
   std::vector<MadeTarget> made;
   for (PlannedTarget& planned : plan.targets) {
     const auto tied_to = planned.target.tied_to;
@@ -358,7 +360,8 @@ Adapters inject_adapter_in_model(
       {.layers_of = options.state_dict,
        .empty = options.low_cpu_mem_usage,
        .init_data = options.init_data,
-       .activate = options.activate});
+       .activate = options.activate,
+       .autocast_adapter_dtype = options.autocast_adapter_dtype});
 }
 
 MatchReport match_report(

@@ -26,6 +26,8 @@ struct InjectionOptions {
   /// What a pass over data found: see InjectOptions.
   const StateDict* init_data = nullptr;
   bool activate = true;
+  /// See InjectOptions.
+  bool autocast_adapter_dtype = true;
   /// Reads the values of an adapter that is attached without them: see
   /// peft/attach.h. Its shapes are those of `weights`.
   std::function<StateDict()> source = nullptr;

@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "base/warning.h"
 #include "hosting/replace_data.h"
+#include "methods/holds_values.h"
 #include "model/adapter_tensors.h"
 #include "model/make_target.h"
 #include "model/own_bases.h"
@@ -204,9 +205,9 @@ class Loading {
     } else if (value.is_meta() || value.layout() != at::kStrided) {
       report_.mismatched.push_back(
           concat(key, ": given a tensor without dense memory (meta, sparse)"));
-    } else if (own.is_floating_point() && !value.is_floating_point()) {
-      report_.mismatched.push_back(concat(
-          key, ": given ", value.dtype(), ", the adapter has ", own.dtype()));
+    } else if (!holds_values(own.scalar_type(), value)) {
+      report_.mismatched.push_back(
+          concat(key, ": ", cannot_hold(own.scalar_type(), value)));
     } else {
       copies_.push_back({own, value});
     }

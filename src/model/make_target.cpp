@@ -15,14 +15,12 @@ namespace {
 
 // The tensors that `target` stores, on the base's device or, when `empty`, on
 // the meta device.
-Tensors make_tensors(
-    const Target& target,
-    const at::TensorOptions& weight,
-    bool empty) {
+Tensors make_tensors(const Target& target, bool autocast, bool empty) {
   Tensors values;
   for (const ParameterSpec& spec : target.specs) {
-    const at::TensorOptions options = weight.dtype(
-        spec.dtype.value_or(c10::typeMetaToScalarType(weight.dtype())));
+    const at::TensorOptions options =
+        target.base.options().requires_grad(false).dtype(
+            made_dtype(target, spec, autocast));
     values.push_back(
         at::empty(spec.shape, empty ? options.device(at::kMeta) : options));
   }
@@ -30,6 +28,13 @@ Tensors make_tensors(
 }
 
 }  // namespace
+
+at::ScalarType
+made_dtype(const Target& target, const ParameterSpec& spec, bool autocast) {
+  const at::ScalarType weight = target.base.scalar_type();
+  const bool widens = autocast && !target.is_copy();
+  return spec.dtype.value_or(widens ? exact_dtype(weight) : weight);
+}
 
 MadeTarget make_tied(PlannedTarget planned, const MadeTarget& owner) {
   const Attachment& shared = *owner.planned.target.attachment;
@@ -72,7 +77,8 @@ MadeTarget make_target(
   // Copies and rows start as the model's own, as in PEFT.
   const bool empty = options.empty && !options.init_data &&
       (target.of_method() || target.role == Role::own_base);
-  const Tensors values = make_tensors(target, base.options(), empty);
+  const Tensors values =
+      make_tensors(target, options.autocast_adapter_dtype, empty);
   if (!empty) {
     Application on{target.ground(), layout, values, SquaredNorms()};
     if (const at::Tensor* data = options.init_data
@@ -124,8 +130,12 @@ void fill_rest(const Target& target) {
     return;
   }
   const at::NoGradGuard no_grad;
-  const Tensors values =
-      make_tensors(target, target.base.options(), /*empty=*/false);
+  Tensors values;
+  for (const at::Tensor& parameter : attachment.parameters) {
+    values.push_back(at::empty(
+        parameter.sizes(),
+        target.base.options().requires_grad(false).dtype(parameter.dtype())));
+  }
   attachment.method->initialise(
       {target.ground(), target.layout, values, SquaredNorms()});
   for (std::size_t i = 0; i < values.size(); ++i) {

@@ -14,6 +14,12 @@ struct MadeTarget {
   SeatedAdapter seated;
 };
 
+/// The dtype that `spec` of `target` is made in: the weight's, but float32 for
+/// half precision when `autocast`. A copy of a module is read by its operator
+/// as the module's own tensor is, and has the dtype of that.
+at::ScalarType
+made_dtype(const Target& target, const ParameterSpec& spec, bool autocast);
+
 MadeTarget make_target(
     PlannedTarget planned,
     bool trainable,

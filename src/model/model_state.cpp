@@ -8,6 +8,17 @@
 
 namespace peft::detail {
 
+const std::shared_ptr<ModelState>& StatePointer::shared() const {
+  if (!state_) {
+    throw Error(
+        ErrorKind::state,
+        "this peft::Adapters is empty: it was made without a model; assign it "
+        "what inject_adapter_in_model, load_adapter or adapters_of(model) "
+        "returns first");
+  }
+  return state_;
+}
+
 AdapterRecord* ModelState::find(const std::string& name) const {
   for (const auto& adapter : adapters) {
     if (adapter->name == name) {
@@ -42,6 +53,14 @@ AdapterRecord& ModelState::get(const std::string& name, const char* asking)
           did_you_mean(name, names()),
           "; it has ",
           list_names(names())));
+}
+
+const AdapterConfig& ModelState::published_config(const AdapterRecord& record) {
+  auto& published = published_[to_json(*record.config)];
+  if (!published) {
+    published = record.config->clone();
+  }
+  return *published;
 }
 
 std::vector<std::string> ModelState::names() const {

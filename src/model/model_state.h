@@ -105,6 +105,10 @@ struct AdapterRecord {
   std::unique_ptr<Schedule> schedule;
   /// Set: attached. Its modules are not in the tree.
   std::optional<WeightSource> source = {};
+  /// Its tensors on half precision are made in float32.
+  bool autocast_dtype = true;
+  /// It was injected to be trained, or told to since.
+  bool trains = false;
 };
 
 /// A weight that has, or had, adapters, and the place it is read from.
@@ -169,6 +173,9 @@ struct ModelState : Owner {
   AdapterRecord* find(AdapterId id) const;
   /// Throws Error (state) with the names there are.
   AdapterRecord& get(const std::string& name, const char* asking) const;
+  /// The config that `record` has now, in a copy that never changes and lives
+  /// as long as this: other threads read it.
+  const AdapterConfig& published_config(const AdapterRecord& record);
   std::vector<std::string> names() const;
   std::vector<std::string> names(const AttachedAdapters& some) const;
   bool is_merged(const AdapterRecord& record) const;
@@ -177,6 +184,8 @@ struct ModelState : Owner {
 
  private:
   mutable std::recursive_mutex operations;
+  /// By what they say, so that there is one of each, however often asked for.
+  std::map<std::string, std::unique_ptr<const AdapterConfig>> published_;
 };
 
 /// A turn among the operations on a model, which may be nullptr.

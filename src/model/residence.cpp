@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "model/attach.h"
 #include "model/hotswap.h"
+#include "model/make_target.h"
 #include "peft/attach.h"
 
 namespace peft {
@@ -70,10 +71,11 @@ bool is_where_its_base_is(const AdapterRecord& record) {
   for (const Target& target : record.targets) {
     for (std::size_t i = 0; i < target.specs.size(); ++i) {
       const at::Tensor& tensor = target.attachment->parameters[i];
-      const bool follows = tensor.is_floating_point() && !target.specs[i].dtype;
+      const auto dtype =
+          made_dtype(target, target.specs[i], record.autocast_dtype);
       if (tensor.device() != target.base.device() ||
-          (follows && target.base.is_floating_point() &&
-           tensor.scalar_type() != target.base.scalar_type())) {
+          (tensor.is_floating_point() && target.base.is_floating_point() &&
+           tensor.scalar_type() != dtype)) {
         return false;
       }
     }

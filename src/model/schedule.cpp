@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "base/text.h"
+#include "methods/holds_values.h"
 #include "model/adapter_tensors.h"
 #include "model/model_state.h"
 #include "peft/adapters.h"
@@ -96,13 +97,16 @@ void Adapters::load_training_state(
       trained_beside(state_->get(adapter_name, "load_training_state"));
   for (const auto& item : beside) {
     const at::Tensor* given = state.find(item.key());
-    if (!given || given->sizes() != item.value().sizes()) {
+    const bool fits = given && given->sizes() == item.value().sizes();
+    if (!fits || !detail::holds_values(item.value().scalar_type(), *given)) {
       throw Error(
           ErrorKind::shape,
           detail::concat(
               "[load_training_state] '",
               item.key(),
-              given ? "' has another shape" : "' is missing",
+              fits        ? "' has values that the adapter's dtype cannot hold"
+                  : given ? "' has another shape"
+                          : "' is missing",
               "; the state is not one of an adapter with this config"));
     }
   }

@@ -100,6 +100,7 @@ std::vector<MixedBatch::Group> group_rows(
     groups[place->second].rows.push_back(static_cast<std::int64_t>(row));
   }
   if (!unknown.empty()) {
+    const auto turn = state.lock();
     throw Error(
         ErrorKind::state,
         concat(
@@ -170,6 +171,7 @@ BatchAdapters::BatchAdapters(
   ModelState& state = *adapters.state();
   const auto now = choice_now(state);
   if (now->merged) {
+    const auto turn = state.lock();
     throw Error(
         ErrorKind::state,
         concat(

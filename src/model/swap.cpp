@@ -126,7 +126,7 @@ std::vector<MadeTarget> make_own_bases(
     const auto owner = plan.targets[i].target.tied_to;
     made.push_back(
         owner ? make_tied(std::move(plan.targets[i]), made.at(*owner - own))
-              : make_target(std::move(plan.targets[i]), false, {}));
+              : make_target(std::move(plan.targets[i]), false, {.autocast_adapter_dtype = record.autocast_dtype}));
   }
   return made;
 }
@@ -281,13 +281,13 @@ void Swap::make_one(std::size_t i, PlannedTarget planned) {
   }
   if (i >= targets_.size()) {
     made_.push_back(
-        make_target(std::move(planned), /*trainable=*/false, {.empty = true}));
+        make_target(std::move(planned), /*trainable=*/false, {.empty = true, .autocast_adapter_dtype = record_.autocast_dtype}));
     return;
   }
   const Target& target = targets_[i];
   const bool given = given_[i];
   made_.push_back(
-      make_target(std::move(planned), is_trained(target), {.empty = given}));
+      make_target(std::move(planned), is_trained(target), {.empty = given, .autocast_adapter_dtype = record_.autocast_dtype}));
   const Target& now = made_.back().planned.target;
   // Goes on as it is where nothing is given.
   if (!target.of_method() && !now.attachment->parameters[0].is_meta() &&

@@ -33,7 +33,13 @@ inline double tolerance(torch::Dtype dtype) {
 
 enum class HostKind { module, program };
 
-using MatrixCase = std::tuple<MethodCase, LayerCase, torch::Dtype, HostKind>;
+// Of the layer, and whether its adapters are float32 where it is half.
+struct Precision {
+  torch::Dtype dtype;
+  bool autocast_adapter_dtype = true;
+};
+
+using MatrixCase = std::tuple<MethodCase, LayerCase, Precision, HostKind>;
 
 using Parameters = std::vector<Tensor>;
 
@@ -75,15 +81,32 @@ class LayerMatrix : public testing::TestWithParam<MatrixCase> {
 
   const MethodCase& method() const { return std::get<0>(GetParam()); }
   const LayerCase& layer_case() const { return std::get<1>(GetParam()); }
-  torch::Dtype dtype() const { return std::get<2>(GetParam()); }
+  const Precision& precision() const { return std::get<2>(GetParam()); }
+  torch::Dtype dtype() const { return precision().dtype; }
+  // What adapters are to be made in.
+  torch::Dtype adapter_dtype() const {
+    return precision().autocast_adapter_dtype && dtype() != torch::kFloat64
+        ? torch::kFloat32
+        : dtype();
+  }
   HostKind host_kind() const { return std::get<3>(GetParam()); }
   nn::Module& model() { return host_->model(); }
   Tensor& weight() { return host_->weight(); }
   Tensor forward() { return host_->forward(input_); }
 
   peft::Adapters inject(const std::string& name = "default") {
-    auto adapters =
-        peft::inject_adapter_in_model(*method().config(), model(), name);
+    return inject_into(model(), *method().config(), name);
+  }
+
+  peft::Adapters inject_into(
+      nn::Module& model,
+      const peft::AdapterConfig& config,
+      const std::string& name = "default") const {
+    auto adapters = peft::inject_adapter_in_model(
+        config,
+        model,
+        name,
+        {.autocast_adapter_dtype = precision().autocast_adapter_dtype});
     randomise(adapters.parameters(name));
     return adapters;
   }
@@ -92,9 +115,7 @@ class LayerMatrix : public testing::TestWithParam<MatrixCase> {
   peft::Adapters inject_second(const std::string& name) {
     const auto config = method().config();
     config->inference_mode = true;
-    auto adapters = peft::inject_adapter_in_model(*config, model(), name);
-    randomise(adapters.parameters(name));
-    return adapters;
+    return inject_into(model(), *config, name);
   }
 
   Weights base_weights() const {
@@ -191,14 +212,20 @@ inline auto all_cases() {
       testing::ValuesIn(method_cases()),
       testing::ValuesIn(layer_cases()),
       testing::Values(
-          torch::kFloat32, torch::kFloat64, torch::kBFloat16, torch::kFloat16),
+          Precision{torch::kFloat32},
+          Precision{torch::kFloat64},
+          Precision{torch::kBFloat16},
+          Precision{torch::kFloat16},
+          Precision{torch::kBFloat16, /*autocast_adapter_dtype=*/false}),
       testing::Values(HostKind::module, HostKind::program));
 }
 
 inline std::string case_name(const testing::TestParamInfo<MatrixCase>& test) {
   const bool module = std::get<3>(test.param) == HostKind::module;
+  const Precision& precision = std::get<2>(test.param);
   return std::get<0>(test.param).name + "_" + std::get<1>(test.param).name +
-      "_" + c10::toString(std::get<2>(test.param)) +
+      "_" + c10::toString(precision.dtype) +
+      (precision.autocast_adapter_dtype ? "" : "_throughout") +
       (module ? "_module" : "_program");
 }
 

@@ -8,7 +8,15 @@ namespace {
 
 TEST_P(LayerMatrix, IsTheIdentityAtBirth) {
   const Tensor before = forward();
-  peft::inject_adapter_in_model(*method().config(), model());
+  auto adapters = peft::inject_adapter_in_model(
+      *method().config(),
+      model(),
+      "default",
+      {.autocast_adapter_dtype = precision().autocast_adapter_dtype});
+  for (const Tensor& tensor : adapters.parameters("default")) {
+    EXPECT_EQ(tensor.scalar_type(), adapter_dtype());
+  }
+  EXPECT_EQ(forward().scalar_type(), before.scalar_type());
   EXPECT_TRUE(torch::equal(forward(), before));
   EXPECT_TRUE(torch::equal(peft::effective_weight(weight()), base_));
 }
@@ -79,7 +87,7 @@ TEST_P(LayerMatrix, StateDictCarriesTheAdapterToAnotherModel) {
   const Tensor y = forward();
   const auto state = peft::get_peft_model_state_dict(model());
   const auto other = make_host();
-  peft::inject_adapter_in_model(*method().config(), other->model());
+  inject_into(other->model(), *method().config());
   const auto report = peft::set_peft_model_state_dict(other->model(), state);
   EXPECT_TRUE(report.missing_keys.empty());
   EXPECT_TRUE(report.unexpected_keys.empty());

@@ -70,10 +70,80 @@ TEST(Audit, NamesWhatNeverRanAndWhy) {
   EXPECT_TRUE(adapters.audit().without_gradient.empty());
 }
 
+// A stage that a train() of the user's own keeps as it is, as timm and
+// torchvision models have them.
+struct StagedImpl : nn::Module {
+  StagedImpl() {
+    register_module("stage", stage);
+    register_module("head", head);
+  }
+  void train(bool on = true) override {
+    nn::Module::train(on);
+    for (auto& parameter : stage->parameters()) {
+      parameter.set_requires_grad(false);
+    }
+  }
+  Tensor forward(const Tensor& x) { return head(stage(x)); }
+  nn::Linear stage{4, 4}, head{4, 2};
+};
+TORCH_MODULE(Staged);
+
+TEST(Audit, NamesWhatIsFrozenOfAnAdapterThatTrains) {
+  Staged model;
+  auto config = lora();
+  config.bias = "lora_only";
+  auto adapters = peft::inject_adapter_in_model(config, *model);
+  const auto frozen = [&] {
+    std::vector<std::string> keys;
+    for (const auto& entry : adapters.audit().frozen) {
+      keys.push_back(entry.key);
+    }
+    return keys;
+  };
+  EXPECT_TRUE(frozen().empty());
+  model->train();
+  model->forward(torch::randn({3, 4})).sum().backward();
+  EXPECT_THAT(
+      frozen(),
+      testing::ElementsAre(
+          "stage.lora_A.weight",
+          "stage.lora_B.weight",
+          "stage.base_layer.bias"));
+  const auto report = adapters.audit();
+  EXPECT_FALSE(report.empty());
+  EXPECT_EQ(report.frozen[0].layer, "stage");
+  EXPECT_EQ(report.frozen[2].layer, "stage");
+  EXPECT_THAT(
+      report.to_string(),
+      testing::AllOf(
+          HasSubstr("3 frozen parameters of adapters that train"),
+          HasSubstr("'default' stage.lora_A.weight"),
+          HasSubstr("set_requires_grad(name, true)")));
+
+  adapters.set_requires_grad("default", true);  // as the report says
+  model->forward(torch::randn({3, 4})).sum().backward();
+  EXPECT_TRUE(adapters.audit().empty()) << adapters.audit().to_string();
+  adapters.set_requires_grad("default", false);  // what was asked for is well
+  EXPECT_TRUE(frozen().empty());
+  config.bias = "none";
+  config.inference_mode = true;
+  peft::inject_adapter_in_model(config, *model, "frozen");
+  EXPECT_TRUE(frozen().empty());
+}
+
+TEST(Audit, KnowsOfBTensorsThatStayAsTheyBegan) {
+  HalfUsed model;
+  auto config = lora();
+  config.init_lora_weights = "mica";  // trains A alone
+  auto adapters = peft::inject_adapter_in_model(config, *model);
+  EXPECT_TRUE(adapters.audit().frozen.empty());
+}
+
 TEST(AdapterDtypes, HalfPrecisionIsCastInTheSameTensors) {
   HalfUsed model;
   model->to(torch::kBFloat16);
-  auto adapters = peft::inject_adapter_in_model(lora(), *model);
+  auto adapters = peft::inject_adapter_in_model(
+      lora(), *model, "default", {.autocast_adapter_dtype = false});
   const auto before = adapters.parameters("default");
   adapters.cast_adapter_dtype("default", false);
   EXPECT_EQ(before[0].scalar_type(), torch::kBFloat16);

@@ -175,6 +175,50 @@ TEST_F(RankAllocation, NeedsGradientsAndAnAdapterThatHasRanks) {
       HasSubstr("LORA"));
 }
 
+// Has a layer that no forward calls.
+struct WithSpareImpl : torch::nn::Module {
+  WithSpareImpl() {
+    register_module("used", used);
+    register_module("other", other);
+    register_module("spare", spare);
+  }
+  Tensor forward(const Tensor& x) { return other(used(x)); }
+  torch::nn::Linear used{4, 5}, other{5, 3}, spare{4, 5};
+};
+TORCH_MODULE(WithSpare);
+
+TEST_F(RankAllocation, SaysOfALayerThatNeverRunsWhatToDo) {
+  WithSpare model;
+  auto all = config();
+  all.target_modules = "all-linear";
+  auto adapters = peft::inject_adapter_in_model(all, *model);
+  const Tensor x = torch::randn({3, 4});
+  EXPECT_THAT(
+      error_of(ErrorKind::state, [&] { adapters.update_and_allocate(2); }),
+      testing::AllOf(
+          HasSubstr("'used', 'other', 'spare' never ran"),
+          testing::Not(HasSubstr("exclude_modules"))));
+  model->forward(x).sum().backward();
+  EXPECT_THAT(
+      error_of(ErrorKind::state, [&] { adapters.update_and_allocate(2); }),
+      testing::AllOf(
+          HasSubstr("'spare' never ran"),
+          HasSubstr("exclude_modules"),
+          testing::Not(HasSubstr("used"))));
+  adapters.set_scale("default", 2);  // what has run has run
+  model->zero_grad();
+  EXPECT_THAT(
+      error_of(ErrorKind::state, [&] { adapters.update_and_allocate(2); }),
+      testing::AllOf(
+          HasSubstr("'spare' never ran"),
+          HasSubstr("'used', 'other' ran and have no gradient")));
+  adapters.unload();
+  all.exclude_modules = {"spare"};
+  adapters = peft::inject_adapter_in_model(all, *model);
+  model->forward(x).sum().backward();
+  adapters.update_and_allocate(2);
+}
+
 TEST_F(RankAllocation, AModelHasOneTrainableAdaLora) {
   peft::LoraConfig lora;
   lora.target_modules = {"head"};

@@ -158,6 +158,16 @@ CASES = {
     "train_mode": ("text", {"default": lora(target_modules=QV)}, {"train": True}),
     "dropout_eval": ("text", {"default": lora(target_modules=QV, lora_dropout=0.5)}, {"no_training": "random"}),
     "bfloat16": ("text", {"default": lora(target_modules="all-linear")}, {"dtype": "bfloat16"}),
+    "bfloat16_throughout": ("text", {"default": lora(
+        target_modules=[*QV, "embedding"])}, {"dtype": "bfloat16", "autocast": False}),
+    "bfloat16_parts": ("text", {"default": lora(
+        target_modules=[*QV, "embedding"], lora_bias=False, bias="all", modules_to_save=["classifier", "norm"])}, {
+            "dtype": "bfloat16"}),
+    "bfloat16_convolutions": ("convolutions", {"default": lora(
+        target_modules=[*CONVOLUTIONS, "c2g"], lora_bias=True)}, {"dtype": "bfloat16"}),
+    "bfloat16_attention": ("attention", {"default": lora(target_modules=["mha", "head"])}, {
+        "dtype": "bfloat16", "zero_out_proj": True}),
+    "float16": ("text", {"default": lora(target_modules="all-linear")}, {"dtype": "float16"}),
     "two_adapters": ("text", {
         "default": lora(target_modules=QV),
         "other": lora(r=2, lora_alpha=3, target_modules=["query", "embedding"])}, {}),
@@ -170,6 +180,8 @@ CASES = {
                           "other": lora(r=2, target_modules=["query"], use_dora=True)}, {}),
     "dora_convolutions": ("convolutions", {"default": lora(target_modules=CONVOLUTIONS, use_dora=True)}, {}),
     "dora_bfloat16": ("text", {"default": lora(target_modules=QV, use_dora=True)}, {"dtype": "bfloat16"}),
+    "dora_bfloat16_throughout": ("text", {"default": lora(
+        target_modules=QV, use_dora=True)}, {"dtype": "bfloat16", "autocast": False}),
     "lora_bias": text_lora(lora_bias=True),
     "lora_bias_convolutions": ("convolutions", {"default": lora(
         target_modules=[*CONVOLUTIONS, "c2g"], lora_bias=True)}, {}),
@@ -211,6 +223,9 @@ CASES = {
     "ia3_convolutions": ("convolutions", {"default": ia3(
         target_modules=["c2", "c2g", "c3"], feedforward_modules=["c2g"])}, {}),
     "ia3_bfloat16": ("text", {"default": ia3(feedforward_modules=["value"])}, {"dtype": "bfloat16"}),
+    "ia3_bfloat16_throughout": ("text", {"default": ia3(
+        feedforward_modules=["value"])}, {"dtype": "bfloat16", "autocast": False}),
+    "adalora_bfloat16": ("text", {"default": adalora()}, {"dtype": "bfloat16"}),
     "adalora": ("text", {"default": adalora()}, {}),
     "adalora_all_linear": ("text", {"default": adalora(
         target_modules="all-linear", bias="lora_only", modules_to_save=["norm"])}, {}),
@@ -238,9 +253,10 @@ def randomise(model, options):
 def peft_model(base, adapters, options):
     """Every adapter injected and active, trainable."""
     names = list(adapters)
-    model = get_peft_model(base, adapters[names[0]], adapter_name=names[0], autocast_adapter_dtype=False)
+    autocast = options.get("autocast", True)
+    model = get_peft_model(base, adapters[names[0]], adapter_name=names[0], autocast_adapter_dtype=autocast)
     for name in names[1:]:
-        model.add_adapter(name, adapters[name], autocast_adapter_dtype=False)
+        model.add_adapter(name, adapters[name], autocast_adapter_dtype=autocast)
     if len(names) > 1 and not options.get("apart"):
         model.base_model.set_adapter(names)
     model.train(options.get("train", False))
@@ -279,7 +295,7 @@ def join_tied(gradients):
 
 
 def close(a, b, dtype):
-    tolerance = 5e-2 if dtype == torch.bfloat16 else 1e-4
+    tolerance = {torch.bfloat16: 5e-2, torch.float16: 5e-3}.get(dtype, 1e-4)
     return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=tolerance, atol=tolerance)
 
 
@@ -323,19 +339,22 @@ def check_loads_there(tool, folder, base, x, adapters, options, dtype):
     result = call(tool, "save", folder)
     saved = os.path.join(folder, "saved")
     names = list(adapters)
+    autocast = options.get("autocast", True)
     model = None
     for name in names:
         path = saved if name == "default" else os.path.join(saved, name)
         if model is None:
-            model = PeftModel.from_pretrained(base, path, adapter_name=name, autocast_adapter_dtype=False)
+            model = PeftModel.from_pretrained(base, path, adapter_name=name, autocast_adapter_dtype=autocast)
         else:
-            model.load_adapter(path, name, autocast_adapter_dtype=False)
+            model.load_adapter(path, name, autocast_adapter_dtype=autocast)
         theirs = os.path.join(folder, "adapter", "" if name == "default" else name)
         check_config(os.path.join(path, "adapter_config.json"), os.path.join(theirs, "adapter_config.json"))
         a = load_file(os.path.join(path, "adapter_model.safetensors"))
         b = load_file(os.path.join(theirs, "adapter_model.safetensors"))
         b = {k: v for k, v in b.items() if not surplus(k)}
         assert set(a) == set(b), f"file keys differ: {set(a) ^ set(b)}"
+        dtypes = {k: (v.dtype, b[k].dtype) for k, v in a.items() if v.dtype != b[k].dtype}
+        assert not dtypes, f"file dtypes differ: {dtypes}"
         if not options.get("order_lost"):
             assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}, "file shapes differ"
     model.base_model.set_adapter(names)
@@ -384,6 +403,7 @@ def make_case(folder, case):
     with open(os.path.join(folder, "case.json"), "w") as f:
         json.dump({"model": architecture, "dtype": options.get("dtype", "float32"),
                    "train": options.get("train", False), "alora": options.get("alora"),
+                   "autocast": options.get("autocast", True),
                    "adapters": list(adapters), "operation": options.get("operation")}, f)
     return base, adapters, options, dtype, x
 

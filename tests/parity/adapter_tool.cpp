@@ -6,9 +6,10 @@
 //   adapter_tool save FOLDER   injects by the config, saves the adapter
 //   adapter_tool train FOLDER  loads "default" and trains it, then saves it
 //
-// FOLDER holds case.json {model, dtype, train, adapters}, base.safetensors,
-// input.safetensors {x, direction}, and the adapter folder(s); the results go
-// to FOLDER/result.safetensors: y and one "grad.<key>" for each tensor.
+// FOLDER holds case.json {model, dtype, autocast, train, adapters},
+// base.safetensors, input.safetensors {x, direction}, and the adapter
+// folder(s); the results go to FOLDER/result.safetensors: y and one
+// "grad.<key>" for each tensor.
 #include <fstream>
 #include <iostream>
 
@@ -28,7 +29,8 @@ namespace fs = std::filesystem;
 void adopt(
     peft_parity::Model& model,
     const fs::path& from,
-    const std::string& name) {
+    const std::string& name,
+    bool autocast) {
   auto config = peft::load_adapter_config(from);
   config->inference_mode = false;
   config->target_modules = {};
@@ -44,7 +46,9 @@ void adopt(
       *config,
       model,
       name,
-      {.state_dict = &weights, .low_cpu_mem_usage = true});
+      {.state_dict = &weights,
+       .low_cpu_mem_usage = true,
+       .autocast_adapter_dtype = autocast});
   const auto report = peft::set_peft_model_state_dict(model, weights, name);
   if (!report.missing_keys.empty() || !report.unexpected_keys.empty()) {
     throw std::runtime_error("adopted tensors do not fit");
@@ -84,9 +88,10 @@ void run(const std::string& mode, const fs::path& folder) {
   const auto spec = nlohmann::json::parse(std::ifstream(folder / "case.json"));
   auto model = peft_parity::make(spec["model"]);
   peft_parity::load_base(*model, folder / "base.safetensors");
-  if (spec["dtype"] == "bfloat16") {
-    model->to(torch::kBFloat16);
+  if (spec["dtype"] != "float32") {
+    model->to(spec["dtype"] == "bfloat16" ? torch::kBFloat16 : torch::kFloat16);
   }
+  const bool autocast = spec.value("autocast", true);
   model->train(spec["train"]);
   const std::vector<std::string> names = spec["adapters"];
   torch::manual_seed(7);
@@ -96,16 +101,21 @@ void run(const std::string& mode, const fs::path& folder) {
       continue;
     }
     if (mode == "adopt") {
-      adopt(*model, from, name);
+      adopt(*model, from, name, autocast);
       continue;
     }
     if (mode != "save") {
-      peft::load_adapter(*model, from, name, {.is_trainable = true});
+      peft::load_adapter(
+          *model,
+          from,
+          name,
+          {.is_trainable = true, .autocast_adapter_dtype = autocast});
       continue;
     }
     auto config = peft::load_adapter_config(from);
     config->inference_mode = false;
-    auto adapters = peft::inject_adapter_in_model(*config, *model, name);
+    auto adapters = peft::inject_adapter_in_model(
+        *config, *model, name, {.autocast_adapter_dtype = autocast});
     const torch::NoGradGuard no_grad;
     for (auto tensor : adapters.parameters(name)) {
       if (tensor.is_floating_point()) {

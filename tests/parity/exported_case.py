@@ -91,7 +91,7 @@ class Case:
 
     def adapt(self):
         config = LoraConfig(r=4, lora_alpha=6, **self.example.adapter)
-        model = get_peft_model(self.example.module(), config, autocast_adapter_dtype=False)
+        model = get_peft_model(self.example.module(), config)
         model.train(self.example.training)
         randomise(model, {"zero_out_proj": self.zero_out_proj()})
         model.save_pretrained(self.path("adapter"), save_embedding_layers=False)

@@ -141,7 +141,7 @@ def injected_adapter(case):
     assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}, "file shapes differ"
     if case.zero_out_proj():
         return
-    model = PeftModel.from_pretrained(case.example.module(), folder, autocast_adapter_dtype=False)
+    model = PeftModel.from_pretrained(case.example.module(), folder)
     model.train(case.example.training)
     outputs = [y.detach() for y in tensors_of(case.run(model)[0])]
     expect_all(listed(tensors, "output."), outputs, "output", tolerance_of(case), FLOOR)
