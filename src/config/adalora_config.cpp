@@ -38,7 +38,8 @@ TargetRules AdaLoraConfig::target_rules() const {
 
 namespace {
 
-void check_schedule(const AdaLoraConfig& config, Mistakes& mistakes) {
+// What only a training asks for: a file that was written without is as good.
+void check_training(const AdaLoraConfig& config, Mistakes& mistakes) {
   const auto at_least = [&](const char* name, auto value, int least) {
     if (!(value >= least)) {
       mistakes.add(
@@ -67,7 +68,9 @@ void check_schedule(const AdaLoraConfig& config, Mistakes& mistakes) {
         ErrorKind::config,
         "total_step is not set: AdaLoRA plans its ranks over the whole "
         "training, give the number of steps (> 0)");
-  } else if (config.tinit >= *config.total_step - config.tfinal) {
+  } else if (
+      config.tfinal >= 0 &&
+      config.tinit >= *config.total_step - config.tfinal) {
     mistakes.add(
         ErrorKind::config,
         concat(
@@ -80,20 +83,52 @@ void check_schedule(const AdaLoraConfig& config, Mistakes& mistakes) {
             " steps in which ranks could change; make them smaller or train "
             "longer"));
   }
-}
-
-}  // namespace
-
-void AdaLoraConfig::check(Mistakes& mistakes) const {
-  LoraConfig::check(mistakes);
-  check_schedule(*this, mistakes);
   for (const auto& [name, value] :
-       {std::pair("beta1", beta1), std::pair("beta2", beta2)}) {
+       {std::pair("beta1", config.beta1), std::pair("beta2", config.beta2)}) {
     if (!(value > 0 && value < 1)) {
       mistakes.add(
           ErrorKind::config,
           concat(name, " is ", value, "; it must lie between 0 and 1"));
     }
+  }
+  if (config.init_lora_weights.is_named()) {
+    mistakes.add(
+        ErrorKind::config,
+        "AdaLoRA does not work with a named init_lora_weights; use true, or "
+        "false");
+  }
+  for (const auto& [key, kept] : config.rank_pattern) {
+    if (static_cast<std::int64_t>(kept.size()) != config.init_r) {
+      mistakes.add(
+          ErrorKind::config,
+          concat(
+              "rank_pattern['",
+              key,
+              "'] speaks of ",
+              kept.size(),
+              " ranks, init_r is ",
+              config.init_r));
+    }
+  }
+}
+
+}  // namespace
+
+void AdaLoraConfig::check(Mistakes& mistakes) const {
+  LoraConfig shared = *this;  // without what means nothing here
+  shared.r = 1;
+  shared.alpha_pattern = {};
+  if (init_lora_weights.is_named()) {
+    shared.init_lora_weights = true;
+  }
+  shared.LoraConfig::check(mistakes);
+  if (init_r < 0) {
+    mistakes.add(
+        ErrorKind::config,
+        concat("init_r is ", init_r, "; a rank is not negative"));
+  }
+  if (!inference_mode) {
+    check_training(*this, mistakes);
   }
   const auto refuse = [&](bool is_asked, const char* what) {
     if (is_asked) {
@@ -106,22 +141,6 @@ void AdaLoraConfig::check(Mistakes& mistakes) const {
   refuse(alora_invocation_tokens.has_value(), "alora_invocation_tokens");
   refuse(detail::is_truthy(loftq_config), "loftq_config");
   refuse(!target_parameters.empty(), "target_parameters");
-  refuse(
-      init_lora_weights.is_named(),
-      "a named init_lora_weights; use true, or false");
-  for (const auto& [key, kept] : rank_pattern) {
-    if (static_cast<std::int64_t>(kept.size()) != init_r) {
-      mistakes.add(
-          ErrorKind::config,
-          concat(
-              "rank_pattern['",
-              key,
-              "'] speaks of ",
-              kept.size(),
-              " ranks, init_r is ",
-              init_r));
-    }
-  }
 }
 
 }  // namespace peft

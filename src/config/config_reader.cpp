@@ -10,6 +10,7 @@
 #include "config/config_table.h"
 #include "config/field_reader.h"
 #include "config/json_text.h"
+#include "config/peft_version.h"
 #include "peft/adapter_config.h"
 
 namespace peft {
@@ -44,6 +45,30 @@ std::string peft_type_of(const Json& object, const std::string& origin) {
   return found->get<std::string>();
 }
 
+// What can be said of a file with fields that this library does not know.
+std::string origin_of_fields(const std::string& version) {
+  const std::string& known = detail::known_peft_version();
+  const std::string of_known =
+      concat("PEFT ", known, ", whose fields this library knows");
+  const auto order = detail::compare_versions(version, known);
+  return version.empty() ? concat(
+                               "the file does not say which PEFT wrote it, and "
+                               "they are none of ",
+                               of_known)
+      : order > 0 ? concat(
+                        "PEFT ",
+                        version,
+                        " wrote the file, which is newer "
+                        "than ",
+                        of_known)
+                  : concat(
+                        "the file is of PEFT ",
+                        version,
+                        ", and they are "
+                        "none of ",
+                        of_known);
+}
+
 // Keeps what no field of the config took, and says so once.
 void keep_unknown_fields(
     const Json& object,
@@ -66,7 +91,8 @@ void keep_unknown_fields(
       origin,
       ": unknown fields are kept but do nothing: ",
       detail::list_names(names, names.size()),
-      "; a newer PEFT may have written the file"));
+      "; ",
+      origin_of_fields(config.peft_version)));
 }
 
 // " (its subfolders 'a' and 'b' hold adapters)": where PEFT puts adapters that
@@ -119,6 +145,10 @@ std::unique_ptr<AdapterConfig> parse_adapter_config(
   detail::Mistakes mistakes(ErrorKind::config, origin);
   detail::FieldReader reader(object, mistakes);
   config->visit(reader);
+  const auto version = object.find("peft_version");
+  if (version == object.end() || version->is_null()) {
+    config->peft_version = "";
+  }
   if (mistakes.any()) {  // then bad values too; they alone wait for injection
     config->check(mistakes);
   }

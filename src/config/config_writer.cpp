@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "config/json_text.h"
+#include "config/peft_version.h"
 #include "peft/adapter_config.h"
 #include "peft/error.h"
 
@@ -183,6 +184,9 @@ std::string to_json(const AdapterConfig& config) {
   FieldWriter writer;
   config.clone()->visit(writer);  // visit() may change what it visits
   writer.object["peft_type"] = config.peft_type();
+  if (config.peft_version.empty()) {  // read from a file that does not say
+    writer.object["peft_version"] = detail::known_peft_version();
+  }
   writer.add_unknown(config.unknown_fields);
   try {
     return detail::python_json(writer.object);

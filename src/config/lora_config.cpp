@@ -84,8 +84,11 @@ void check_numbers(const LoraConfig& config, Mistakes& mistakes) {
         ErrorKind::config,
         concat("lora_alpha is ", config.lora_alpha, "; it must be finite"));
   }
-  // Written so that NaN fails too.
-  if (!(config.lora_dropout >= 0 && config.lora_dropout < 1)) {
+  // Written so that NaN fails too. 1 lets nothing through, and Python PEFT
+  // writes it all the same.
+  const bool is_probability =
+      config.lora_dropout >= 0 && config.lora_dropout <= 1;
+  if (!is_probability || (config.lora_dropout == 1 && !config.inference_mode)) {
     mistakes.add(
         ErrorKind::config,
         concat(
@@ -126,7 +129,7 @@ void check_layers(const LoraConfig& config, Mistakes& mistakes) {
         "indexes as well, or neither");
   }
   for (const std::int64_t index : config.layers_to_transform) {
-    if (index < 0) {
+    if (index < 0 && !config.inference_mode) {
       mistakes.add(
           ErrorKind::config,
           concat(

@@ -71,9 +71,8 @@ void expect_one_of(
   }
 }
 
-}  // namespace
-
-void check_init_configs(const LoraConfig& config, Mistakes& mistakes) {
+// What the passes over data ask for, before a training.
+void check_values(const LoraConfig& config, Mistakes& mistakes) {
   if (const auto& eva = config.eva_config) {
     expect(  // rho and tau so that NaN fails too
         eva->rho >= 1,
@@ -87,7 +86,6 @@ void check_init_configs(const LoraConfig& config, Mistakes& mistakes) {
         eva->tau,
         "a cosine to wait for lies between 0 and 1",
         mistakes);
-    check_unknown_fields("eva_config.", eva->unknown_fields, mistakes);
   }
   if (const auto& corda = config.corda_config) {
     expect_one_of(
@@ -95,7 +93,6 @@ void check_init_configs(const LoraConfig& config, Mistakes& mistakes) {
         "corda_config.corda_method",
         corda->corda_method,
         mistakes);
-    check_unknown_fields("corda_config.", corda->unknown_fields, mistakes);
   }
   if (const auto& lora_ga = config.lora_ga_config) {
     expect_one_of(
@@ -114,8 +111,23 @@ void check_init_configs(const LoraConfig& config, Mistakes& mistakes) {
         lora_ga->stable_gamma,
         "it must be at least 1, for a root of it is taken",
         mistakes);
-    check_unknown_fields("lora_ga_config.", lora_ga->unknown_fields, mistakes);
   }
+}
+
+}  // namespace
+
+void check_init_configs(const LoraConfig& config, Mistakes& mistakes) {
+  if (!config.inference_mode) {
+    check_values(config, mistakes);
+  }
+  const auto check_fields = [&](const char* path, const auto& inner) {
+    if (inner) {
+      check_unknown_fields(path, inner->unknown_fields, mistakes);
+    }
+  };
+  check_fields("eva_config.", config.eva_config);
+  check_fields("corda_config.", config.corda_config);
+  check_fields("lora_ga_config.", config.lora_ga_config);
 }
 
 }  // namespace detail

@@ -7,9 +7,12 @@
 #include "base/atomic_file.h"
 #include "base/text.h"
 #include "base/warning.h"
+#include "config/peft_version.h"
 #include "files/saved_modules.h"
 #include "hosting/module_host.h"
 #include "model/adapter_tensors.h"
+#include "model/expert_order.h"
+#include "model/file_keys.h"
 #include "model/hotswap.h"
 #include "model/injection.h"
 #include "model/residence.h"
@@ -62,7 +65,7 @@ void warn_of_what_peft_lacks(const detail::AdapterRecord& adapter) {
         "adapter '",
         adapter.name,
         "': Python PEFT ",
-        adapter.config->peft_version,
+        detail::known_peft_version(),
         " has no ",
         adapter.config->peft_type(),
         " adapter of this kind for ",
@@ -118,6 +121,9 @@ void save_record(
   warn_of_what_peft_lacks(adapter);
   auto config = adapter.config->clone();
   config->inference_mode = true;  // as PEFT saves it, whatever it was
+  if (detail::is_of_older_order(adapter.targets, *config)) {
+    config->peft_version = detail::known_peft_version();
+  }
   std::vector<std::string> paths;
   for (const detail::Target& target : adapter.targets) {
     paths.push_back(target.pattern_path);
@@ -192,8 +198,10 @@ Adapters load_adapter(
     const LoadOptions& options) {
   const auto config = load_adapter_config(directory);
   config->inference_mode = !options.is_trainable;
-  const StateDict weights = load_peft_weights(directory);
   const detail::ModuleHost host(model);
+  const StateDict weights = detail::without_wrapper_names(
+      load_peft_weights(directory),
+      [&] { return detail::module_paths(host.layers()); });
   detail::add_modules_that_peft_saved(*config, host, weights);
   return detail::inject(
       *config,
@@ -215,8 +223,10 @@ Adapters attach_adapter(
     const AttachOptions& options) {
   const auto config = load_adapter_config(directory);
   config->inference_mode = true;
-  const StateDict shapes = load_peft_weights(directory);
   const detail::ModuleHost host(model);
+  const StateDict shapes = detail::without_wrapper_names(
+      load_peft_weights(directory),
+      [&] { return detail::module_paths(host.layers()); });
   detail::add_modules_that_peft_saved(*config, host, shapes);
   return detail::inject(
       *config,
@@ -267,20 +277,6 @@ LoadReport hotswap_adapter(
   const auto config = load_adapter_config(directory);
   return hotswap_adapter(
       model, load_peft_weights(directory), *config, adapter_name);
-}
-
-StateDict load_peft_weights(const fs::path& directory) {
-  const fs::path path = directory / weights_name;
-  if (!fs::exists(path) && fs::exists(directory / "adapter_model.bin")) {
-    throw Error(
-        ErrorKind::unsupported,
-        detail::concat(
-            "'",
-            directory.string(),
-            "' holds adapter_model.bin, a Python "
-            "pickle; save it again in Python with safe_serialization=True"));
-  }
-  return load_safetensors(path);
 }
 
 }  // namespace peft

@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "base/warning.h"
 #include "model/adapter_tensors.h"
+#include "model/file_keys.h"
 
 namespace peft::detail {
 namespace {
@@ -31,7 +32,7 @@ bool is_saved_in(const StateDict& weights, const std::string& path) {
   for (const auto& item : weights) {
     const std::string key = without_prefix(item.key());
     if (key.starts_with(path + ".") &&
-        key.find(".lora_") == std::string::npos) {
+        tensor_name_at(key) == std::string::npos) {
       return true;
     }
   }

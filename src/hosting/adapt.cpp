@@ -77,7 +77,7 @@ at::Tensor adapt(
   const auto specs = method->parameters(layout);
   auto attachment = std::make_shared<Attachment>();
   attachment->method = method;
-  {
+  try {
     const at::NoGradGuard no_grad;
     const auto dtype = weight.scalar_type();
     const auto options = weight.options().requires_grad(false).dtype(
@@ -87,6 +87,15 @@ at::Tensor adapt(
     }
     method->initialise(
         {weight, layout, attachment->parameters, SquaredNorms()});
+  } catch (const c10::Error& error) {
+    const std::string text = error.what_without_backtrace();
+    throw Error(
+        ErrorKind::config,
+        concat(
+            "[adapt] cannot make the adapter's tensors: ",
+            text.substr(0, text.find('\n')),
+            "; is there memory for its rank, and is its initialisation one for "
+            "this weight?"));
   }
   for (std::size_t i = 0; i < specs.size(); ++i) {
     attachment->parameters[i].set_requires_grad(

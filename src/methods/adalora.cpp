@@ -13,8 +13,10 @@
 #include <ATen/ops/tensor.h>
 
 #include "base/text.h"
+#include "methods/factor_limits.h"
 #include "methods/low_rank_factors.h"
 #include "peft/adalora_config.h"
+#include "peft/error.h"
 
 namespace peft::detail {
 namespace {
@@ -48,6 +50,7 @@ class AdaLora final : public Method {
               "in one group, found ",
               layout.describe()));
     }
+    check_factors(settings_.r, settings_.strength, layout, where, mistakes);
     if (layout.without_operator && settings_.dropout > 0) {
       mistakes.add(
           ErrorKind::config,
@@ -165,7 +168,8 @@ std::unique_ptr<const Method> make_adalora(
       .strength =
           (adalora.lora_alpha > 0 ? adalora.lora_alpha : full) / (full + 1e-5),
       .dropout = adalora.lora_dropout,
-      .starts_at_zero = adalora.init_lora_weights.is_default()});
+      // Any name stands for true, as in PEFT.
+      .starts_at_zero = adalora.init_lora_weights != InitChoice(false)});
 }
 
 void adopt_adalora(
@@ -187,6 +191,15 @@ void adopt_adalora(
   adalora.rank_pattern.clear();
   if (most == 0) {
     return;
+  }
+  constexpr std::int64_t most_ranks = 1 << 24;  // a mask has one bit for each
+  if (most > most_ranks) {
+    throw Error(
+        ErrorKind::shape,
+        concat(
+            "cannot inject from the state_dict: one of its lora_E has ",
+            most,
+            " ranks, more than any adapter"));
   }
   adalora.init_r = most;
   for (const auto& [key, rank] : ranks) {

@@ -24,14 +24,16 @@ EvaRanks::EvaRanks(
   Mistakes mistakes(ErrorKind::config, "EVA");
   for (const EvaLayer& layer : layers) {
     // Halves go to the even neighbour, as in Python.
-    const auto components = static_cast<std::int64_t>(
-        std::nearbyint(static_cast<double>(layer.rank) * settings.rho));
-    if (components > layer.inputs) {
+    const double wanted =
+        std::nearbyint(static_cast<double>(layer.rank) * settings.rho);
+    const bool is_too_many = wanted > static_cast<double>(layer.inputs);
+    const auto components = is_too_many ? 0 : static_cast<std::int64_t>(wanted);
+    if (is_too_many) {
       mistakes.add(concat(
           "'",
           layer.path,
           "' needs ",
-          components,
+          wanted,
           " components, r = ",
           layer.rank,
           " times rho = ",

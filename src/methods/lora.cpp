@@ -18,6 +18,7 @@
 #include "matching/name_pattern.h"
 #include "methods/data_start.h"
 #include "methods/dora.h"
+#include "methods/factor_limits.h"
 #include "methods/lora_initialisation.h"
 #include "methods/low_rank_factors.h"
 #include "peft/error.h"
@@ -56,6 +57,10 @@ class Lora final : public Method {
               ": LoRA needs a matrix, a table, a kernel or a stack "
               "of matrices, found ",
               layout.describe()));
+      return;
+    }
+    const auto [r, strength] = std::pair(settings_.r, settings_.strength);
+    if (!check_factors(r, strength, layout, where, mistakes)) {
       return;
     }
     if (settings_.r % layout.groups != 0) {

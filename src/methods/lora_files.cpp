@@ -3,6 +3,7 @@
 // that survive sorted keys, adapters as plain LoRA, what Python PEFT can load.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
@@ -30,7 +31,7 @@ void fit_lora(
     if (!is_A || shape.empty()) {
       continue;
     }
-    const auto stored = shape[0] / layout.count;
+    const auto stored = shape[0] / std::max<std::int64_t>(1, layout.count);
     // Only a rank that the config speaks of: any other is a mistake, which the
     // shapes will tell.
     const bool is_known = stored == lora.r ||
@@ -63,7 +64,8 @@ void make_plain_lora(AdapterConfig& config) {
   lora.r *= 2;
   lora.lora_alpha *= factor;
   for (auto& [key, rank] : lora.rank_pattern) {
-    rank *= 2;
+    constexpr auto most = std::numeric_limits<std::int64_t>::max();
+    rank = rank > most / 2 ? rank : rank * 2;  // of no module, then
   }
   for (auto& [key, alpha] : lora.alpha_pattern) {
     alpha *= factor;

@@ -7,6 +7,8 @@
 #include "hosting/module_host.h"
 #include "model/attach.h"
 #include "model/make_target.h"
+#include "model/expert_order.h"
+#include "model/file_keys.h"
 #include "model/residence.h"
 #include "model/swap.h"
 
@@ -130,10 +132,10 @@ StateDict second_tensors(const AdapterRecord& record) {
 std::string without_adapter_name(
     const std::string& key,
     const std::string& key_prefix) {
-  const auto at = key.rfind("." + key_prefix);
+  const auto at = tensor_name_at(key, key_prefix);
   return at == std::string::npos
       ? key
-      : key.substr(0, at + 1) + file_name_of(key.substr(at + 1));
+      : key.substr(0, at) + file_name_of(key.substr(at));
 }
 
 void check_filled(const AdapterRecord& record, const char* asking) {
@@ -224,8 +226,13 @@ LoadReport set_peft_model_state_dict(
             "' is merged, and the merged weights would stay as they are; call "
             "unmerge_adapter first"));
   }
+  const StateDict weights = detail::in_todays_order(
+      record.targets,
+      *record.config,
+      detail::without_wrapper_names(
+          state_dict, [&] { return detail::module_paths(record); }));
   return detail::load_with_bases(
-      state, record, host, state_dict, ignore_mismatched_sizes);
+      state, record, host, weights, ignore_mismatched_sizes);
 }
 
 }  // namespace peft

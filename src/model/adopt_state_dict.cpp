@@ -10,6 +10,7 @@
 #include "matching/name_pattern.h"
 #include "matching/target_matcher.h"
 #include "model/adapter_tensors.h"
+#include "model/file_keys.h"
 #include "model/layer_names.h"
 #include "peft/error.h"
 
@@ -21,28 +22,44 @@ constexpr std::string_view alpha_ending = ".alpha";
 std::string without_wrappers(std::string path) {
   constexpr std::string_view wrapper = ".base_layer";
   for (auto at = path.find(wrapper); at != std::string::npos;
-       at = path.find(wrapper)) {
-    path.erase(at, wrapper.size());
+       at = path.find(wrapper, at)) {
+    const auto end = at + wrapper.size();
+    if (end == path.size() || path[end] == '.') {  // a whole part
+      path.erase(at, wrapper.size());
+    } else {
+      at = end;
+    }
   }
   return path;
+}
+
+// What a tensor of one number says; nullopt where that is no real number.
+std::optional<double> number_in(const at::Tensor& value) {
+  const bool is_real = at::isIntegralType(value.scalar_type(), true) ||
+      value.scalar_type() == at::kFloat || value.scalar_type() == at::kDouble ||
+      value.scalar_type() == at::kHalf || value.scalar_type() == at::kBFloat16;
+  if (value.numel() != 1 || !is_real || value.is_meta() ||
+      value.layout() != at::kStrided) {
+    return std::nullopt;
+  }
+  return value.item<double>();
 }
 
 class Adoption {
  public:
   Adoption(const MethodEntry& entry, const Host& host)
-      : prefix_(entry.key_prefix),
-        marker_(concat(".", entry.key_prefix)),
-        layers_(host.layers()) {}
+      : prefix_(entry.key_prefix), layers_(host.layers()) {}
 
   void take(const std::string& key, const at::Tensor& value) {
-    const auto at = key.rfind(marker_);
-    if (key.ends_with(alpha_ending) && value.numel() == 1) {
+    const auto at = tensor_name_at(key, prefix_);
+    const auto alpha =
+        key.ends_with(alpha_ending) ? number_in(value) : std::nullopt;
+    if (alpha) {
       found_[place_of(key.substr(0, key.size() - alpha_ending.size()))].alpha =
-          value.item<double>();
+          alpha;
     } else if (at != std::string::npos) {
-      found_[place_of(key.substr(0, at))].shapes.emplace_back(
-          without_adapter_name(key, prefix_).substr(at + 1),
-          value.sizes().vec());
+      found_[place_of(key.substr(0, at - 1))].shapes.emplace_back(
+          without_adapter_name(key, prefix_).substr(at), value.sizes().vec());
     } else {
       others_.push_back(key);
     }
@@ -121,7 +138,6 @@ class Adoption {
   }
 
   std::string prefix_;
-  std::string marker_;
   std::vector<HostedLayer> layers_;
   std::map<std::string, StoredLayer> found_;
   std::vector<std::string> others_;
@@ -206,8 +222,14 @@ std::unique_ptr<AdapterConfig> adopt_state_dict(
   for (const auto& item : weights) {
     adoption.take(without_prefix(item.key()), item.value());
   }
+  Mistakes mistakes(ErrorKind::target, "cannot inject from the state_dict");
+  check_spelling(adoption.others(), mistakes);
+  explain_empty(weights, mistakes);
+  mistakes.raise_if_any();
   const auto layers = adoption.layers();
   if (layers.empty()) {
+    explain_unexpected(adoption.others(), mistakes);
+    mistakes.raise_if_any();
     throw Error(
         ErrorKind::target,
         concat(

@@ -12,6 +12,8 @@
 #include "model/adopt_state_dict.h"
 #include "model/attach.h"
 #include "model/choose.h"
+#include "model/expert_order.h"
+#include "model/file_keys.h"
 #include "model/fit_to_weights.h"
 #include "model/init_data.h"
 #include "model/make_target.h"
@@ -220,16 +222,18 @@ Adapters inject(
   const auto state = find_state(host);
   const auto turn = take_turn(state.get());
   std::unique_ptr<AdapterConfig> adopted;
+  StateDict layers_of;
   if (options.layers_of) {
-    adopted = adopt_state_dict(config, host, *options.layers_of);
+    layers_of = without_wrapper_names(
+        *options.layers_of, [&] { return module_paths(host.layers()); });
+    adopted = adopt_state_dict(config, host, layers_of);
   }
   InjectionPlan plan =
       plan_injection(adopted ? *adopted : config, host, state.get(), name);
   const GivenWeights given{options.weights, options.own_base_weights};
-  const StateDict* shapes =
-      options.weights ? options.weights : options.layers_of;
-  if (shapes) {
-    plan = fit_to_weights(std::move(plan), host, state.get(), *shapes, given);
+  if (options.weights || options.layers_of) {
+    const StateDict& shapes = options.weights ? *options.weights : layers_of;
+    plan = fit_to_weights(std::move(plan), host, state.get(), shapes, given);
   }
   if (options.init_data) {
     plan = fit_to_data(
@@ -271,11 +275,13 @@ Adapters carry_out(
       preview.targets.push_back(m.planned.target);
     }
     preview.base_keys = plan.base_keys;
+    const StateDict weights =
+        in_todays_order(preview.targets, *plan.config, *options.weights);
     if (options.source) {
-      check_given(preview, *options.weights, "attach_adapter");
+      check_given(preview, weights, "attach_adapter");
       record->source = source_of(options.source, preview);
     } else {
-      load_all(preview, *options.weights, options.partial);
+      load_all(preview, weights, options.partial);
     }
   }
   record->report = std::move(plan.report);

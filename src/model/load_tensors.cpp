@@ -12,6 +12,7 @@
 #include "hosting/replace_data.h"
 #include "methods/holds_values.h"
 #include "model/adapter_tensors.h"
+#include "model/file_keys.h"
 #include "model/make_target.h"
 #include "model/own_bases.h"
 
@@ -205,6 +206,9 @@ class Loading {
     } else if (value.is_meta() || value.layout() != at::kStrided) {
       report_.mismatched.push_back(
           concat(key, ": given a tensor without dense memory (meta, sparse)"));
+    } else if (value.scalar_type() == at::kFloat4_e2m1fn_x2) {
+      report_.mismatched.push_back(concat(
+          key, ": given ", value.dtype(), ", the adapter has ", own.dtype()));
     } else if (!holds_values(own.scalar_type(), value)) {
       report_.mismatched.push_back(
           concat(key, ": ", cannot_hold(own.scalar_type(), value)));
@@ -222,9 +226,15 @@ class Loading {
   std::set<std::string> seen_;
 };
 
-void add_mismatches(const LoadReport& report, Mistakes& mistakes) {
+void add_mismatches(
+    const LoadReport& report,
+    const StateDict& weights,
+    Mistakes& mistakes) {
   for (const auto& text : report.mismatched) {
     mistakes.add(text);
+  }
+  if (!report.mismatched.empty()) {
+    explain_empty(weights, mistakes);
   }
 }
 
@@ -248,6 +258,7 @@ void add_missing_and_unexpected(
         given,
         " tensors given fit nowhere in this model: ",
         list_names(report.unexpected_keys)));
+    explain_unexpected(report.unexpected_keys, mistakes);
   }
 }
 
@@ -258,16 +269,17 @@ LoadReport load_tensors(
     const StateDict& weights,
     bool ignore_mismatched_sizes) {
   const Loading loading(record, weights);
+  Mistakes mistakes(
+      ErrorKind::shape,
+      concat(
+          "cannot load the state dict into adapter '",
+          record.name,
+          "' (was it trained with another rank or model?)"));
   if (!ignore_mismatched_sizes) {
-    Mistakes mistakes(
-        ErrorKind::shape,
-        concat(
-            "cannot load the state dict into adapter '",
-            record.name,
-            "' (was it trained with another rank or model?)"));
-    add_mismatches(loading.report(), mistakes);
-    mistakes.raise_if_any();
+    add_mismatches(loading.report(), weights, mistakes);
   }
+  check_spelling(loading.report().unexpected_keys, mistakes);
+  mistakes.raise_if_any();
   loading.copy();
   return loading.report();
 }
@@ -288,7 +300,7 @@ Loading checked(
   std::erase_if(report.missing_keys, [&](const std::string& key) {
     return may_miss.contains(key);
   });
-  add_mismatches(report, mistakes);
+  add_mismatches(report, weights, mistakes);
   add_missing_and_unexpected(report, loading.size(), weights.size(), mistakes);
   mistakes.raise_if_any();
   return loading;
@@ -319,7 +331,7 @@ void load_all(
   Mistakes mistakes(
       ErrorKind::shape,
       concat("the weights do not fit adapter '", record.name, "'"));
-  add_mismatches(loading.report(), mistakes);
+  add_mismatches(loading.report(), weights, mistakes);
   if (partial) {
     mistakes.raise_if_any();
   }

@@ -2,13 +2,18 @@
 #include "model/make_target.h"
 
 #include <algorithm>
+#include <cmath>
+#include <new>
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
 #include <torch/nn/modules/dropout.h>
 
+#include "base/text.h"
 #include "hosting/replace_data.h"
+#include "peft/error.h"
 
 namespace peft::detail {
 namespace {
@@ -59,7 +64,26 @@ MadeTarget make_tied(PlannedTarget planned, const MadeTarget& owner) {
   return made;
 }
 
-MadeTarget make_target(
+namespace {
+
+// libtorch refuses to multiply by what the dtype does not have.
+void check_strength(const PlannedTarget& planned) {
+  constexpr double most = 65504;  // of float16
+  const double strength = planned.method->strength();
+  if (planned.hosted.base.scalar_type() == at::kHalf &&
+      std::abs(strength) > most) {
+    throw Error(
+        ErrorKind::config,
+        concat(
+            "'",
+            planned.target.layer_path,
+            "': lora_alpha makes a strength of ",
+            strength,
+            ", more than its float16 can hold; lower lora_alpha"));
+  }
+}
+
+MadeTarget made_target(
     PlannedTarget planned,
     bool trainable,
     const InjectionOptions& options) {
@@ -67,6 +91,7 @@ MadeTarget make_target(
   // grad mode on, so it comes first.
   const c10::InferenceMode trainable_later(false);
   const at::NoGradGuard no_grad;
+  check_strength(planned);
   const WeightLayout layout = planned.own_layout
       ? *planned.own_layout
       : planned.hosted.layout.value_or(WeightLayout{});
@@ -114,6 +139,36 @@ MadeTarget make_target(
   }
   made.planned = std::move(planned);
   return made;
+}
+
+[[noreturn]] void cannot_make(const std::string& where, std::string reason) {
+  reason = reason.substr(0, reason.find('\n'));
+  throw Error(
+      ErrorKind::config,
+      concat(
+          "cannot make the adapter's tensors for '",
+          where,
+          "': ",
+          reason,
+          "; is there memory for its rank, and is its initialisation one for "
+          "this weight?"));
+}
+
+}  // namespace
+
+MadeTarget make_target(
+    PlannedTarget planned,
+    bool trainable,
+    const InjectionOptions& options) {
+  const std::string where =
+      join_path(planned.target.layer_path, planned.target.tensor_name);
+  try {
+    return made_target(std::move(planned), trainable, options);
+  } catch (const c10::Error& error) {
+    cannot_make(where, error.what_without_backtrace());
+  } catch (const std::bad_alloc&) {
+    cannot_make(where, "out of memory");
+  }
 }
 
 void fill_rest(const Target& target) {

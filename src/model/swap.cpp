@@ -12,6 +12,8 @@
 #include "hosting/adapted_tensor.h"
 #include "model/adapter_tensors.h"
 #include "model/attach.h"
+#include "model/expert_order.h"
+#include "model/file_keys.h"
 #include "model/own_bases.h"
 #include "model/residence.h"
 
@@ -140,9 +142,16 @@ Swap::Swap(
   config_->inference_mode = record.config->inference_mode;
 }
 
-LoadReport Swap::plan(const StateDict& weights, const Host* host) {
+LoadReport Swap::plan(const StateDict& given, const Host* host) {
   // Tensors made in inference mode could never be trained.
   const c10::InferenceMode trainable_later(false);
+  const bool was_warned = record_.source.has_value();  // when it was attached
+  const StateDict weights = in_todays_order(
+      record_.targets,
+      *config_,
+      without_wrapper_names(
+          given, [&] { return module_paths(record_); }, was_warned),
+      was_warned);
   for (const Target& target : record_.targets) {
     if (!host || target.role != Role::own_base) {
       targets_.push_back(target);

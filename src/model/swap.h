@@ -15,10 +15,10 @@ class Swap {
   Swap(AdapterRecord& record, const AdapterConfig& config, const char* asking);
 
   /// Makes everything; nothing has changed yet. Throws Error naming every
-  /// mistake. `host`, where it is given, has the base that `weights` may hold
+  /// mistake. `host`, where there is one, has the base that `given` may hold
   /// parts of; without it the adapter's own parts stay as they are. The report
-  /// names the keys of targets that `weights` has nothing for.
-  LoadReport plan(const StateDict& weights, const Host* host);
+  /// names the keys of targets that `given` has nothing for.
+  LoadReport plan(const StateDict& given, const Host* host);
   void commit(ModelState& state);
 
  private:

@@ -19,6 +19,7 @@ using peft_test::check;
 using peft_test::mistake;
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 
 TEST(CheckConfig, IsContentWithDefaultsAndWhatIsBuilt) {
   LoraConfig config;
@@ -154,6 +155,59 @@ TEST(CheckConfig, AdaLoraNeedsAScheduleInWhichRanksCanGo) {
         "init_lora_weights",
         "target_parameters",
         "rank_pattern['q.lora_E']"}) {
+    EXPECT_THAT(text, HasSubstr(part));
+  }
+}
+
+// What Python PEFT writes and runs; only another training could not go on.
+TEST(CheckConfig, RulesForATrainingRefuseNoFile) {
+  peft::AdaLoraConfig config;
+  config.init_r = 4;  // below the default target_r = 8
+  config.r = 0;       // means nothing in AdaLoRA
+  config.tinit = config.tfinal = 5;
+  config.deltaT = 0;
+  config.beta1 = config.beta2 = 1;
+  config.orth_reg_weight = -1;
+  config.lora_dropout = 1;
+  config.layers_to_transform = {-1, 2};
+  config.init_lora_weights = "loftq";
+  config.rank_pattern = {{"q.lora_E", {true}}};
+  config.eva_config = peft::EvaConfig{.rho = 0.5, .tau = 3};
+  config.corda_config = peft::CordaConfig{.corda_method = "x"};
+  config.lora_ga_config = peft::LoraGAConfig{.direction = "x"};
+  config.inference_mode = true;
+  EXPECT_NO_THROW(check(config));
+  config.inference_mode = false;
+  const std::string text = mistake(ErrorKind::config, config);
+  for (const char* part :
+       {"target_r = 8 is above init_r = 4",
+        "total_step is not set",
+        "deltaT",
+        "beta1",
+        "beta2",
+        "orth_reg_weight",
+        "lora_dropout",
+        "layers_to_transform holds -1",
+        "init_lora_weights",
+        "rank_pattern",
+        "eva_config.rho",
+        "corda_config.corda_method",
+        "lora_ga_config.direction"}) {
+    EXPECT_THAT(text, HasSubstr(part));
+  }
+  EXPECT_THAT(text, Not(HasSubstr("r is 0")));
+}
+
+TEST(CheckConfig, WhatNeverMakesSenseIsRefusedInFilesToo) {
+  peft::AdaLoraConfig config;
+  config.inference_mode = true;
+  config.use_dora = true;
+  config.init_r = -1;
+  config.lora_dropout = 1.5;
+  config.bias = "some";
+  const std::string text = mistake(ErrorKind::config, config);
+  for (const char* part :
+       {"use_dora", "init_r is -1", "lora_dropout", "bias is 'some'"}) {
     EXPECT_THAT(text, HasSubstr(part));
   }
 }
