@@ -90,8 +90,15 @@ class PEFT_API ExportedProgram {
   void to(at::ScalarType dtype);
   void to(at::Device device, at::ScalarType dtype);
 
-  torch::OrderedDict<std::string, at::Tensor> named_parameters() const;
-  torch::OrderedDict<std::string, at::Tensor> named_buffers() const;
+  /// By their names in the Python model. A tensor that several modules share
+  /// stands under each of its names, as in Python's ExportedProgram; with
+  /// `remove_duplicate`, under its first alone, as in torch.nn.Module.
+  torch::OrderedDict<std::string, at::Tensor> named_parameters(
+      bool remove_duplicate = false) const;
+  torch::OrderedDict<std::string, at::Tensor> named_buffers(
+      bool remove_duplicate = false) const;
+  /// Each tensor once, for optimisers: one that is listed twice would be
+  /// updated twice in a step. (module().parameters() lists it twice.)
   std::vector<at::Tensor> parameters() const;
   void zero_grad(bool set_to_none = true);
 

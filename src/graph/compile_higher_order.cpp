@@ -132,14 +132,15 @@ std::vector<Result> Compiler::define_flat_results(
 std::vector<Graph> Compiler::compile_called(
     const std::vector<const Json*>& graphs,
     const std::vector<Value>& inputs,
-    std::size_t depth) {
+    const Builder& builder) {
   std::vector<Value> own;
   for (const Value& input : inputs) {
     own.push_back({Operand::of_slot(0), input.origin});
   }
   std::vector<Graph> compiled;
   for (const Json* graph : graphs) {
-    compiled.push_back(compile_at(*graph, own, depth + 1));
+    compiled.push_back(
+        compile_at(*graph, own, builder.depth + 1, builder.open_vmaps()));
   }
   return compiled;
 }
@@ -149,7 +150,7 @@ Compiler::call_higher_order(const Json& json, Origin origin, Builder& builder) {
   const std::string name = origin.target.substr(higher_order_prefix.size());
   HigherOrderNode node(json, builder.scope);
   const auto graphs = [&](std::size_t first) {
-    return compile_called(node.graphs, node.values_from(first), builder.depth);
+    return compile_called(node.graphs, node.values_from(first), builder);
   };
   const auto operands = [&] { return operands_of(node.values_from(0)); };
   const auto results = [&] {
@@ -217,7 +218,8 @@ Compiler::compile_block(const Json& json, Origin origin, Builder& builder) {
     }
   }
   Instructions body;
-  Builder inner{builder.graph, scope, body, builder.depth + 1};
+  Builder inner{
+      builder.graph, scope, body, builder.depth + 1, builder.open_vmaps()};
   compile_nodes(field(*node.graphs[0], "nodes"), inner);
 
   // Outside, its results have the names that the node gives them.

@@ -74,13 +74,14 @@ bool swaps_the_two_dimensions(
 }  // namespace
 
 Graph Compiler::compile(const Json& graph, const std::vector<Value>& inputs) {
-  return compile_at(graph, inputs, 0);
+  return compile_at(graph, inputs, 0, 0);
 }
 
 Graph Compiler::compile_at(
     const Json& json,
     const std::vector<Value>& inputs,
-    std::size_t depth) {
+    std::size_t depth,
+    std::size_t outer_vmaps) {
   if (depth > deepest_graph) {
     throw BrokenJson("graphs are nested too deeply");
   }
@@ -107,7 +108,13 @@ Graph Compiler::compile_at(
       scope.define(name, std::move(value));
     }
   }
-  Builder builder{graph, scope, graph.instructions, depth};
+  Builder builder{
+      graph,
+      scope,
+      graph.instructions,
+      depth,
+      outer_vmaps,
+      optional_field(json, "tensor_values")};
   compile_nodes(field(json, "nodes"), builder);
   for (const Json& output : list_field(json, "outputs")) {
     for (Value& value : read_values(output, scope)) {
@@ -134,6 +141,7 @@ void Compiler::compile_nodes(const Json& nodes, Builder& builder) {
       }
     }
   }
+  check_vmaps_closed(builder);
 }
 
 void Compiler::compile_node(const Json& node, Origin origin, Builder& builder) {
@@ -141,6 +149,7 @@ void Compiler::compile_node(const Json& node, Origin origin, Builder& builder) {
   if (!type.empty()) {
     findings_.module_types.emplace(path, type);
   }
+  check_given_once(node);
   const std::string& target = origin.target;
   std::unique_ptr<Instruction> instruction;
   if (target.starts_with(higher_order_prefix)) {
@@ -149,13 +158,22 @@ void Compiler::compile_node(const Json& node, Origin origin, Builder& builder) {
     instruction = call_number_operator(node, std::move(origin), builder);
   } else if (find_python_operator(target)) {
     instruction = call_python_operator(node, std::move(origin), builder);
+  } else if (target.starts_with(functorch_prefix)) {
+    instruction = call_functorch(node, std::move(origin), builder);
   } else if (target.starts_with(operator_prefix)) {
     instruction = call_operator(node, std::move(origin), builder);
   } else {
     throw BrokenJson("it is a Python function, which nothing here stands for");
   }
   if (instruction) {
-    builder.instructions.push_back(std::move(instruction));
+    builder.add(std::move(instruction));
+  }
+  if (builder.is_program() && is_from_weights(node, builder.scope)) {
+    for (const std::string& name : flat_names(field(node, "outputs"))) {
+      if (!name.empty()) {
+        builder.scope.set_from_weights(name);
+      }
+    }
   }
 }
 
@@ -213,11 +231,19 @@ void Compiler::note_read(
     std::size_t argument,
     const Value& value,
     const std::vector<Operand>& operands) {
+  findings_.reads.push_back(read_of(schema, argument, *value.origin, operands));
+}
+
+WeightRead Compiler::read_of(
+    const c10::FunctionSchema& schema,
+    std::size_t argument,
+    const WeightOrigin& origin,
+    const std::vector<Operand>& operands) {
   WeightRead read{
-      .weight = value.origin->weight,
+      .weight = origin.weight,
       .op = schema.name(),
       .argument = schema.arguments()[argument].name(),
-      .transposed = value.origin->transposed,
+      .transposed = origin.transposed,
       .groups = 1,
       .passes_on = keeps_the_layout(schema.name()) ||
           may_swap_dimensions(schema.name())};
@@ -231,7 +257,7 @@ void Compiler::note_read(
       read.op = "aten::conv_transpose";  // reads it the other way round
     }
   }
-  findings_.reads.push_back(std::move(read));
+  return read;
 }
 
 // The transpose of a weight, or a cast of it, is still that weight.
@@ -269,6 +295,7 @@ Compiler::call_operator(const Json& node, Origin origin, Builder& builder) {
   }
   const c10::FunctionSchema& schema = op->schema();
   auto operands = read_operands(node, schema, origin, builder.scope);
+  stand_in_for_computed(schema, node, origin, operands, builder);
   const Json& outputs = list_field(node, "outputs");
   if (outputs.size() > schema.returns().size()) {
     throw BrokenJson(concat(

@@ -10,24 +10,18 @@
 #include <vector>
 
 #include "base/mistakes.h"
+#include "graph/computed_weight.h"
 #include "graph/instruction.h"
 #include "graph/scope.h"
+#include "graph/vmap.h"
 
 namespace peft::graph {
-
-/// One place where the program reads a weight.
-struct WeightRead {
-  std::uint32_t weight;
-  std::string op;        // "aten::linear"
-  std::string argument;  // "weight"
-  bool transposed;       // it read the weight's transpose
-  std::int64_t groups;   // of a convolution, else 1
-  bool passes_on;        // it only turns or casts the weight for other readers
-};
 
 /// What compiling finds out besides the instructions.
 struct Findings {
   std::vector<WeightRead> reads;
+  /// What might be the weight of a layer, by its module's path.
+  std::map<std::string, ComputedWeight> computed;
   /// Path of each module that was called -> its Python class.
   std::map<std::string, std::string> module_types;
   bool has_training_mode = false;  // dropout or batch statistics switched on
@@ -39,17 +33,23 @@ struct Findings {
 using ChooseWeight = std::function<
     std::uint32_t(std::uint32_t number, const std::string& module_path)>;
 
+/// Whether nothing that `node` reads is changed by an input of the run.
+bool is_from_weights(const Json& node, const Scope& scope);
+
 /// How many graphs in graphs are followed.
 constexpr std::size_t deepest_graph = 32;
 
 class Compiler {
  public:
+  /// `weights`: how many the program has.
   Compiler(
+      std::size_t weights,
       std::set<std::uint32_t> batch_counters,
       ChooseWeight choose,
       Findings& findings,
       detail::Mistakes& mistakes)
-      : batch_counters_(std::move(batch_counters)),
+      : weights_(weights),
+        batch_counters_(std::move(batch_counters)),
         choose_(std::move(choose)),
         findings_(findings),
         mistakes_(mistakes) {}
@@ -59,12 +59,31 @@ class Compiler {
   Graph compile(const Json& graph, const std::vector<Value>& inputs);
 
  private:
+  // A torch.vmap whose end is still to come.
+  struct OpenVmap {
+    Origin origin;
+    Operand size = {};
+    Randomness randomness = Randomness::error;
+    Instructions body = {};
+  };
+
   // A graph under construction.
   struct Builder {
     Graph& graph;
     Scope& scope;
     Instructions& instructions;
     std::size_t depth;
+    std::size_t outer_vmaps;  // that the graph stands in
+    const Json* tensor_values = nullptr;
+    std::vector<OpenVmap> vmaps = {};
+
+    void add(std::unique_ptr<Instruction> instruction) {
+      (vmaps.empty() ? instructions : vmaps.back().body)
+          .push_back(std::move(instruction));
+    }
+    std::size_t open_vmaps() const { return outer_vmaps + vmaps.size(); }
+    /// Its instructions are the program's own, one after the other.
+    bool is_program() const { return depth == 0 && vmaps.empty(); }
   };
 
   void compile_node(const Json& node, Origin origin, Builder& builder);
@@ -79,17 +98,23 @@ class Compiler {
   call_higher_order(const Json& node, Origin origin, Builder& builder);
   std::unique_ptr<Instruction>
   compile_block(const Json& node, Origin origin, Builder& builder);
+  std::unique_ptr<Instruction>
+  call_functorch(const Json& node, Origin origin, Builder& builder);
+  void open_vmap(const Json& node, Origin origin, Builder& builder);
+  static std::unique_ptr<Instruction> close_vmap(Builder& builder);
+  void check_vmaps_closed(const Builder& builder);
   std::vector<Graph> compile_called(
       const std::vector<const Json*>& graphs,
       const std::vector<Value>& inputs,
-      std::size_t depth);
+      const Builder& builder);
   std::vector<Result> define_flat_results(
       const Json& outputs,
       Builder& builder);
   Graph compile_at(
       const Json& graph,
       const std::vector<Value>& inputs,
-      std::size_t depth);
+      std::size_t depth,
+      std::size_t outer_vmaps);
 
   std::vector<Operand> read_operands(
       const Json& node,
@@ -101,6 +126,18 @@ class Compiler {
       const Json& node,
       const std::vector<Operand>& operands,
       Builder& builder);
+  void stand_in_for_computed(
+      const c10::FunctionSchema& schema,
+      const Json& node,
+      const Origin& origin,
+      std::vector<Operand>& operands,
+      Builder& builder);
+  std::uint32_t note_computed(const std::string& path, ComputedWeight computed);
+  static WeightRead read_of(
+      const c10::FunctionSchema& schema,
+      std::size_t argument,
+      const WeightOrigin& origin,
+      const std::vector<Operand>& operands);
   void note_read(
       const c10::FunctionSchema& schema,
       std::size_t argument,
@@ -109,6 +146,7 @@ class Compiler {
   Slot define_slot(const std::string& name, Builder& builder);
   std::vector<Result> define_results(const Json& outputs, Builder& builder);
 
+  std::size_t weights_;
   std::set<std::uint32_t> batch_counters_;
   ChooseWeight choose_;
   Findings& findings_;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "peft/exported_program.h"
 
+#include <set>
+
 #include "base/mistakes.h"
 #include "base/text.h"
 #include "graph/program.h"
@@ -117,6 +119,19 @@ std::string kind_name(const IValue& value) {
                          : "string";
 }
 
+using NamedTensors = torch::OrderedDict<std::string, at::Tensor>;
+
+NamedTensors each_once(const NamedTensors& all) {
+  NamedTensors once;
+  std::set<const void*> seen;
+  for (const auto& item : all) {
+    if (seen.insert(item.value().unsafeGetTensorImpl()).second) {
+      once.insert(item.key(), item.value());
+    }
+  }
+  return once;
+}
+
 }  // namespace
 
 ExportedProgram::ExportedProgram(std::shared_ptr<Program> program)
@@ -213,18 +228,18 @@ void ExportedProgram::to(at::Device device, at::ScalarType dtype) {
   program_->to(device, dtype);
 }
 
-torch::OrderedDict<std::string, at::Tensor> ExportedProgram::named_parameters()
-    const {
-  return program_->layers()->named_parameters();
+NamedTensors ExportedProgram::named_parameters(bool remove_duplicate) const {
+  const auto all = program_->layers()->named_parameters();
+  return remove_duplicate ? each_once(all) : all;
 }
 
-torch::OrderedDict<std::string, at::Tensor> ExportedProgram::named_buffers()
-    const {
-  return program_->layers()->named_buffers();
+NamedTensors ExportedProgram::named_buffers(bool remove_duplicate) const {
+  const auto all = program_->layers()->named_buffers();
+  return remove_duplicate ? each_once(all) : all;
 }
 
 std::vector<at::Tensor> ExportedProgram::parameters() const {
-  return program_->layers()->parameters();
+  return named_parameters(/*remove_duplicate=*/true).values();
 }
 
 void ExportedProgram::zero_grad(bool set_to_none) {

@@ -111,6 +111,7 @@ class Loader {
   void compile(const Json& graph, ProgramParts& parts) {
     const WeightTable& table = parts.table;
     Compiler compiler(
+        table.entries().size(),
         table.batch_counters(),
         [&table](std::uint32_t number, const std::string& path) {
           return table.choose(number, path);

@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "graph/node_text.h"
 
+#include <set>
+
+#include "base/text.h"
 #include "graph/scope.h"
 
 namespace peft::graph {
+
+using detail::concat;
+
 namespace {
 
 std::string metadata_of(const Json& node, const char* name) {
@@ -52,6 +58,16 @@ Origin read_origin(const Json& node) {
   origin.module_path = calling_module(node).first;
   origin.source = innermost_source(metadata_of(node, "stack_trace"));
   return origin;
+}
+
+void check_given_once(const Json& node) {
+  std::set<std::string> given;
+  for (const Json& input : list_field(node, "inputs")) {
+    const std::string& name = as_text(field(input, "name"));
+    if (!name.empty() && !given.insert(name).second) {
+      throw BrokenJson(concat("its argument '", name, "' is given twice"));
+    }
+  }
 }
 
 std::vector<std::string> flat_names(const Json& outputs) {

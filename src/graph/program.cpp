@@ -63,12 +63,14 @@ Program::Program(ProgramParts parts)
   for (const WeightEntry& entry : parts_.table.entries()) {
     weights_->push_back(entry.tensor);
   }
+  weights_->resize(weights_->size() + parts_.findings.computed.size());
   layers_ = make_layers(
       parts_.module_paths,
       parts_.table,
       numbers_in_order(parts_),
       parts_.findings,
       weights_);
+  add_computed_weights();
   for (std::size_t i = 0; i < parts_.signature.inputs.size(); ++i) {
     if (parts_.signature.inputs[i].kind == Input::Kind::user) {
       user_inputs_.push_back(i);
@@ -88,6 +90,66 @@ Program::Program(ProgramParts parts)
   });
   // A graph without dropout or batch norm does not say: then nothing random.
   layers_->train(parts_.findings.has_training_mode);
+}
+
+// Where a module computes its weight from its own tensors alone, an adapter may
+// stand on what it computes.
+void Program::add_computed_weights() {
+  if (parts_.findings.computed.empty()) {
+    return;
+  }
+  const Makers makers(parts_.graph);
+  for (const auto& [path, computed] : parts_.findings.computed) {
+    const auto recipe =
+        std::make_shared<const Recipe>(makers, computed.before, computed.slot);
+    bool has_own = false;
+    bool has_others = false;
+    for (const std::uint32_t number : recipe->weights()) {
+      const WeightEntry& entry = parts_.table.entries()[number];
+      const bool is_own = split_name(entry.name).first == path ||
+          entry.name.starts_with(path + ".");
+      has_own |= is_own && entry.role == Role::parameter;
+      has_others |= !is_own && entry.role != Role::constant;
+    }
+    if (!has_own || has_others || computed.is_ambiguous) {
+      continue;
+    }
+    at::Tensor& place = (*weights_)[computed.number];
+    place = shape_only(computed.sizes, at::TensorOptions(computed.dtype));
+    computed_.push_back({path, computed.number, place});
+    const auto value =
+        [this, recipe, lives = std::weak_ptr(lives_)]() -> at::Tensor {
+      if (lives.expired()) {
+        throw Error(
+            ErrorKind::state,
+            "the program that computes this layer's weight is gone; keep the "
+            "ExportedProgram as long as its layers");
+      }
+      return recipe->run(*weights_, is_training());
+    };
+    layers_->add_computed(path, computed.reads, &place, value);
+  }
+}
+
+void Program::move_computed_weights(
+    std::optional<at::Device> device,
+    std::optional<at::ScalarType> dtype) {
+  for (ComputedLayer& layer : computed_) {
+    at::TensorOptions options = layer.shape.options();
+    options = options.device(device.value_or(layer.shape.device()));
+    if (dtype && layer.shape.scalar_type() == dtype_) {
+      options = options.dtype(*dtype);
+    }
+    const bool is_filled =
+        layer.shape.storage().nbytes() > layer.shape.itemsize();
+    layer.shape.set_data(
+        is_filled ? layer.shape.to(options)
+                  : shape_only(layer.shape.sizes().vec(), options));
+    at::Tensor& read = (*weights_)[layer.number];
+    if (!read.is_same(layer.shape)) {
+      read.set_data(layer.shape);  // what stands in its place moves with it
+    }
+  }
 }
 
 void Program::check(const std::vector<IValue>& inputs) const {
@@ -235,7 +297,7 @@ void Program::to(
   for (const auto& tensor : layers_->buffers()) {
     move(tensor);
   }
-  for (std::uint32_t i = 0; i < weights_->size(); ++i) {
+  for (std::uint32_t i = 0; i < parts_.table.entries().size(); ++i) {
     const at::Tensor& own = parts_.table.entries()[i].tensor;
     move(own);
     at::Tensor& read = (*weights_)[i];
@@ -243,6 +305,7 @@ void Program::to(
       read.set_data(own);  // what stands in its place moves with it
     }
   }
+  move_computed_weights(device, dtype);
   const auto change = [&](Operand& operand) {
     if (device && operand.constant.isDevice()) {
       operand.constant = *device;

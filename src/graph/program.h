@@ -59,6 +59,17 @@ class Program {
   /// Throws Error (input, program).
   std::vector<c10::IValue> run(std::vector<c10::IValue> inputs) const;
 
+  /// A layer whose weight the graph computes, and the tensor of its shape that
+  /// is its base: another one among weights() stands for it.
+  struct ComputedLayer {
+    std::string path;
+    std::uint32_t number;
+    at::Tensor shape;
+  };
+  const std::vector<ComputedLayer>& computed_layers() const {
+    return computed_;
+  }
+
   void train(bool on);
   /// What the root of the weights' tree says.
   bool is_training() const { return layers_->is_training(); }
@@ -67,6 +78,10 @@ class Program {
       std::optional<at::ScalarType> dtype);
 
  private:
+  void add_computed_weights();
+  void move_computed_weights(
+      std::optional<at::Device> device,
+      std::optional<at::ScalarType> dtype);
   void check(const std::vector<c10::IValue>& inputs) const;
   void write_back(
       std::vector<c10::IValue> outputs,
@@ -81,6 +96,9 @@ class Program {
   std::set<std::uint32_t> batch_counters_;
   /// Tensors of another dtype than most weights: it stays in to().
   std::set<const void*> apart_;
+  std::vector<ComputedLayer> computed_;
+  /// Layers may outlive the program, whose graph makes such weights.
+  std::shared_ptr<const bool> lives_ = std::make_shared<const bool>(true);
   at::ScalarType exported_dtype_;
   at::ScalarType dtype_;
 };

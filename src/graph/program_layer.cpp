@@ -29,6 +29,31 @@ void ProgramLayer::add(
   members_.push_back({name, &(*weights_)[number], is_buffer, std::move(reads)});
 }
 
+void ProgramLayer::add_computed(
+    const std::string& path,
+    std::vector<WeightRead> reads,
+    at::Tensor* read_from,
+    std::function<at::Tensor()> compute) {
+  const auto dot = path.find('.');
+  const auto children = named_children();
+  const auto* child = children.find(path.substr(0, dot));
+  auto* layer = child ? dynamic_cast<ProgramLayer*>(child->get()) : nullptr;
+  if (!layer) {
+    return;  // a module without tensors of its own
+  }
+  if (dot != std::string::npos) {
+    layer->add_computed(
+        path.substr(dot + 1), std::move(reads), read_from, std::move(compute));
+    return;
+  }
+  layer->members_.push_back(
+      {.name = "weight",
+       .read_from = read_from,
+       .is_buffer = false,
+       .reads = std::move(reads),
+       .compute = std::move(compute)});
+}
+
 std::shared_ptr<ProgramLayer> make_layers(
     const std::vector<std::string>& paths,
     const WeightTable& table,

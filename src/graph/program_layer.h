@@ -25,6 +25,9 @@ class ProgramLayer final : public torch::nn::Module {
     at::Tensor* read_from;  // where the program reads it
     bool is_buffer;
     std::vector<WeightRead> reads;
+    /// Set: the program computes it in each run, and this does so now; what is
+    /// read from has its shape.
+    std::function<at::Tensor()> compute = nullptr;
   };
 
   ProgramLayer(const std::string& type, std::shared_ptr<Weights> weights)
@@ -44,6 +47,13 @@ class ProgramLayer final : public torch::nn::Module {
       const WeightEntry& entry,
       std::uint32_t number,
       std::vector<WeightRead> reads);
+
+  /// Of the root: says that the module at `path` computes its weight.
+  void add_computed(
+      const std::string& path,
+      std::vector<WeightRead> reads,
+      at::Tensor* read_from,
+      std::function<at::Tensor()> compute);
 
  private:
   std::shared_ptr<Weights> weights_;

@@ -7,6 +7,7 @@
 #include <caffe2/serialize/inline_container.h>
 
 #include "base/callback_file.h"
+#include "base/mistakes.h"
 #include "base/text.h"
 #include "graph/json_fields.h"
 #include "graph/mode_arguments.h"
@@ -219,6 +220,23 @@ class TensorWriter {
   std::unordered_set<std::string> replaced_;
 };
 
+// A computed weight is no tensor of the archive.
+void check_no_computed(const Program& program) {
+  detail::Mistakes mistakes(ErrorKind::state, "[save_merged] cannot save");
+  for (const auto& layer : program.computed_layers()) {
+    if (!program.weights()[layer.number].is_same(layer.shape)) {
+      mistakes.add(concat(
+          "'",
+          layer.path,
+          "' has adapters, and the program computes its weight from others in "
+          "each run (a weight norm, a standardised convolution): no tensor of "
+          "the file could hold the merged one. Use save() and keep the "
+          "adapter in its folder"));
+    }
+  }
+  mistakes.raise_if_any();
+}
+
 }  // namespace
 
 void save_program(
@@ -238,6 +256,9 @@ void save_program(
             " now, which its graph does not say; call to(",
             c10::toString(program.exported_dtype()),
             ") first"));
+  }
+  if (merged) {
+    check_no_computed(program);
   }
   const at::NoGradGuard no_grad;
   const ProgramParts& parts = program.parts();

@@ -22,6 +22,8 @@ struct WeightOrigin {
 struct Value {
   Operand operand;
   std::optional<WeightOrigin> origin;
+  /// Of a slot: no input of the run changes it, but for what weights hold.
+  bool from_weights = false;
 };
 
 class Scope {
@@ -37,6 +39,10 @@ class Scope {
   /// Says that the value `name` came from a weight.
   void set_origin(const std::string& name, WeightOrigin origin) {
     values_.at(name).origin = origin;
+  }
+  /// Says that no input of the run changes the value `name`.
+  void set_from_weights(const std::string& name) {
+    values_.at(name).from_weights = true;
   }
 
  private:

@@ -73,6 +73,11 @@ AdaptedWeight::AdaptedWeight(
       layer_(std::move(layer)),
       tensor_(at::Tensor().getIntrusivePtr()) {}
 
+std::shared_ptr<AdaptedWeight> AdaptedWeight::on(at::Tensor base) const {
+  return std::make_shared<AdaptedWeight>(
+      id_, std::move(base), layout_, activation_, layer_);
+}
+
 void AdaptedWeight::stands_in(const at::Tensor& tensor) {
   tensor_ = c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>(
       tensor.getIntrusivePtr());

@@ -55,6 +55,9 @@ class AdaptedWeight {
       std::shared_ptr<const Activation> activation,
       std::string layer = "the tensor");
 
+  /// The same adapters on another base of the same shape.
+  std::shared_ptr<AdaptedWeight> on(at::Tensor base) const;
+
   WeightId id() const { return id_; }
   const at::Tensor& base() const { return base_; }
   const WeightLayout& layout() const { return layout_; }

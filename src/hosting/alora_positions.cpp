@@ -6,6 +6,7 @@
 #include <ATen/ops/tensor.h>
 
 #include "base/text.h"
+#include "hosting/vmapped.h"
 #include "peft/alora.h"
 #include "peft/error.h"
 
@@ -75,6 +76,13 @@ const AloraOffsets* alora_offsets() {
 
 at::Tensor activated_rows(const at::Tensor& features) {
   std::vector<std::int64_t> rows;
+  if (current && is_vmapped(features)) {
+    throw Error(
+        ErrorKind::unsupported,
+        "an AloraScope gives offsets for rows, and an aLoRA layer stands "
+        "inside torch.vmap, which hides the rows of the batch; leave the layer "
+        "out of target_modules");
+  }
   if (current) {
     const auto batch = static_cast<std::int64_t>(current->size());
     const std::int64_t first = features.dim() > 1 ? features.size(0) : 1;

@@ -12,6 +12,7 @@
 #include "hosting/apply_adapters.h"
 #include "hosting/dispatch_key.h"
 #include "hosting/fallback.h"
+#include "hosting/program_layers.h"
 #include "hosting/stack_product.h"
 #include "hosting/weight_readings.h"
 
@@ -293,6 +294,7 @@ void register_kernels() {
     aten.impl("conv3d.padding", &conv3d_padding);
     aten.impl("convolution", &convolution);
     aten.impl("_convolution", &traced_convolution);
+    graph::set_stand_on(&stand_on_value);
     return true;
   }();
   (void)registered;

@@ -11,6 +11,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include "base/text.h"
+#include "hosting/vmapped.h"
 #include "peft/error.h"
 
 namespace peft::detail {
@@ -145,6 +146,15 @@ RowSplit MixedBatch::split(
     std::int64_t features,
     bool positions_first,
     bool flattened) const {
+  if (is_vmapped(x)) {
+    throw Error(
+        ErrorKind::unsupported,
+        concat(
+            "a mixed batch (BatchAdapters) meets '",
+            layer,
+            "' inside torch.vmap, which hides the rows of the batch; run each "
+            "adapter's rows by themselves (UseAdapter)"));
+  }
   if (flattened && positions_.empty() && x.size(0) % rows_ == 0) {
     positions_.insert(x.size(0) / rows_);
   }

@@ -67,6 +67,8 @@ void add_unknown_tensors(HostedLayer& layer, const nn::Module& module) {
 
 class Walk {
  public:
+  explicit Walk(const std::set<std::string>& apart) : apart_(apart) {}
+
   std::vector<HostedLayer> run(const nn::Module& root) {
     layers_.push_back({.path = "", .type = type_name(root)});
     on_path_.insert(&root);
@@ -108,7 +110,8 @@ class Walk {
   // Returns the layer's index.
   std::size_t add(HostedLayer layer, const nn::Module& module) {
     const bool is_foreign = as_program_layer(module) || as_script_layer(module);
-    if (is_foreign && layer.tensors.size() > 1 && layer.adaptable()) {
+    if (is_foreign && layer.tensors.size() > 1 && layer.adaptable() &&
+        !apart_.contains(layer.path)) {
       const auto [place, is_first] = by_tensor_.try_emplace(
           layer.tensors.front().base.unsafeGetTensorImpl(), layers_.size());
       if (!is_first && is_same_module(layers_[place->second], layer)) {
@@ -122,7 +125,8 @@ class Walk {
 
   static bool is_same_module(const HostedLayer& a, const HostedLayer& b) {
     const auto same = [](const HostedTensor& x, const HostedTensor& y) {
-      return x.name == y.name && x.base.is_same(y.base);
+      return x.name == y.name && x.base.is_same(y.base) &&
+          x.place->get().is_same(y.place->get());  // with the same adapters
     };
     return a.type == b.type &&
         std::equal(
@@ -196,6 +200,7 @@ class Walk {
     return layer;
   }
 
+  const std::set<std::string>& apart_;
   std::vector<HostedLayer> layers_;
   std::unordered_map<const nn::Module*, std::size_t> seen_;
   std::unordered_map<const void*, std::size_t> by_tensor_;
@@ -247,7 +252,7 @@ std::vector<std::pair<std::string, at::Tensor>> collect(
 }  // namespace
 
 std::vector<HostedLayer> ModuleHost::layers() const {
-  return Walk().run(root_);
+  return Walk(apart_).run(root_);
 }
 
 std::vector<std::pair<std::string, at::Tensor>> ModuleHost::parameters() const {

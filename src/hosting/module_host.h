@@ -3,13 +3,21 @@
 // assigning the layer's public member.
 #pragma once
 
+#include <set>
+#include <string>
+
 #include "hosting/host.h"
 
 namespace peft::detail {
 
 class ModuleHost final : public Host {
  public:
-  explicit ModuleHost(const torch::nn::Module& root) : root_(root) {}
+  /// Programs and scripts have lost which modules were one object in Python;
+  /// those at the paths `apart` were not, whatever tensors they share.
+  explicit ModuleHost(
+      const torch::nn::Module& root,
+      std::set<std::string> apart = {})
+      : root_(root), apart_(std::move(apart)) {}
 
   std::vector<HostedLayer> layers() const override;
   std::vector<std::pair<std::string, at::Tensor>> parameters() const override;
@@ -22,8 +30,11 @@ class ModuleHost final : public Host {
   void pin_runs(
       const std::shared_ptr<const Activation>& activation) const override;
 
+  const torch::nn::Module& root() const { return root_; }
+
  private:
   const torch::nn::Module& root_;
+  const std::set<std::string> apart_;
 };
 
 /// The model's own parameters and buffers by path, adapters left out.

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <set>
 
+#include "hosting/adapted_tensor.h"
 #include "hosting/foreign_layer.h"
+#include "peft/adapt.h"
 
 namespace peft::detail {
 namespace {
@@ -81,7 +83,62 @@ bool is_linear_weight(
        (has_bias_of(layer, *member.read_from) || member.reads.empty()));
 }
 
+// nullptr when the layer computes no weight, or `base` is another's.
+const ProgramLayer::Member* computed_member(
+    const torch::nn::Module& module,
+    const at::Tensor& base) {
+  const ProgramLayer* layer = as_program_layer(module);
+  if (!layer) {
+    return nullptr;
+  }
+  for (const auto& member : layer->members()) {
+    if (member.compute && base_weight(*member.read_from).is_same(base)) {
+      return &member;
+    }
+  }
+  return nullptr;
+}
+
+// Whether what the layer computes is the one weight that operators multiply by.
+bool computes_its_weight(const ProgramLayer& layer) {
+  bool computes = false;
+  for (const auto& member : layer.members()) {
+    bool is_read = false;
+    const WeightUse use = use_of(member.reads, is_read);
+    computes |= member.compute != nullptr;
+    if (!member.compute && is_read && use != WeightUse::any) {
+      return false;
+    }
+  }
+  return computes;
+}
+
+// As PEFT's "all-linear", which goes by the class: a parametrization makes a
+// subclass of it, and old hooks leave it as it is.
+bool is_linear_class(const std::string& type) {
+  return type == "Linear" || type == "ParametrizedLinear" || type == "Conv1D" ||
+      type == "ParametrizedConv1D";
+}
+
 }  // namespace
+
+bool is_computed(const torch::nn::Module& layer, const at::Tensor& base) {
+  return computed_member(layer, base) != nullptr;
+}
+
+void fill_computed(const torch::nn::Module& layer, const at::Tensor& base) {
+  if (const auto* member = computed_member(layer, base)) {
+    at::Tensor filled = base;
+    filled.set_data(member->compute().to(base.options()));
+  }
+}
+
+at::Tensor stand_on_value(const at::Tensor& standing, const at::Tensor& value) {
+  const AdaptedTensor* adapted = as_adapted(standing);
+  return adapted ? make_adapted_tensor(
+                       adapted->weight()->on(plain(value)), adapted->owner())
+                 : value;
+}
 
 const ProgramLayer* as_program_layer(const torch::nn::Module& module) {
   return dynamic_cast<const ProgramLayer*>(&module);
@@ -90,13 +147,15 @@ const ProgramLayer* as_program_layer(const torch::nn::Module& module) {
 KnownLayer know_program_layer(const ProgramLayer& layer) {
   std::vector<ForeignMember> members;
   bool linear = false;
+  const bool computes = computes_its_weight(layer);
   for (const auto& member : layer.members()) {
     ForeignMember known{.name = member.name, .tensor = member.read_from};
     bool is_read = false;
     known.use = use_of(member.reads, is_read);
-    known.takes_adapters = is_read && !member.is_buffer;
+    known.takes_adapters = is_read && !member.is_buffer &&
+        (!member.compute || (computes && known.use != WeightUse::any));
     linear |= is_read && known.use == WeightUse::linear;
-    if (is_linear_weight(layer, member)) {
+    if (!computes && is_linear_weight(layer, member)) {
       known.use = WeightUse::linear;
       known.takes_adapters = true;
       linear |= is_read || has_bias_of(layer, *member.read_from);
@@ -111,6 +170,7 @@ KnownLayer know_program_layer(const ProgramLayer& layer) {
   KnownLayer known =
       know_foreign_layer(unnamed && linear ? "Linear" : layer.type(), members);
   known.linear &= linear || !unnamed;
+  known.linear &= !computes || is_linear_class(layer.type());
   return known;
 }
 

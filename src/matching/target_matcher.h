@@ -20,6 +20,8 @@ struct ModuleName {
   bool supported = false;           // the method can adapt this kind
   bool linear = false;              // counted by "all-linear"
   bool inside_target = false;       // strictly inside a layer that has adapters
+  /// Why it is not supported, where no registration of its class could help.
+  std::string obstacle = {};
 };
 
 /// Fills a report for `modules`. Throws Error listing every mistake when no

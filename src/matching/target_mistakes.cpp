@@ -135,26 +135,35 @@ std::vector<std::string> unsupported_texts(
       kinds.insert(module.type);
     }
   }
-  const std::string advice = kinds.empty()
-      ? "this method can adapt no module of this model"
-      : concat(
-            "of this model it can adapt ",
-            list_names({kinds.begin(), kinds.end()}, 20),
-            ": narrow target_modules, use exclude_modules, or teach the "
-            "library the class with peft::register_layer");
-  std::map<std::string, std::vector<std::string>> paths_by_type;
+  const auto advice = [&](const std::string& obstacle) {
+    if (kinds.empty()) {
+      return std::string("this method can adapt no module of this model");
+    }
+    return concat(
+        "of this model it can adapt ",
+        list_names({kinds.begin(), kinds.end()}, 20),
+        obstacle.empty() ? ": narrow target_modules, use exclude_modules, or "
+                           "teach the library the class with "
+                           "peft::register_layer"
+                         : ": narrow target_modules or use exclude_modules");
+  };
+  using Kind = std::pair<std::string, std::string>;  // type, obstacle
+  std::map<Kind, std::vector<std::string>> paths_by_kind;
   for (const ModuleName* module : chosen) {
-    paths_by_type[module->type].push_back(module->path);
+    paths_by_kind[{module->type, module->obstacle}].push_back(module->path);
   }
   std::vector<std::string> texts;
-  for (const auto& [type, paths] : paths_by_type) {
+  for (const auto& [kind, paths] : paths_by_kind) {
+    const auto& [type, obstacle] = kind;
     texts.push_back(concat(
         "target_modules selects ",
         list_names(paths),
         " of type ",
         type,
-        ", which this method cannot adapt; ",
-        advice));
+        ", which this method cannot adapt",
+        obstacle.empty() ? "" : concat(": ", obstacle),
+        "; ",
+        advice(obstacle)));
   }
   return texts;
 }

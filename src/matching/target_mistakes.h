@@ -23,7 +23,8 @@ std::string no_match_text(
     const std::vector<ModuleName>& modules,
     const Tally& tally);
 
-/// One text for each type among `chosen`, modules that are not supported.
+/// One text for each type and obstacle among `chosen`, modules that are not
+/// supported.
 std::vector<std::string> unsupported_texts(
     const std::vector<const ModuleName*>& chosen,
     const std::vector<ModuleName>& modules);

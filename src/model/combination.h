@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "hosting/host.h"
+#include "hosting/module_host.h"
 #include "model/combine_checks.h"
 #include "peft/combine.h"
 
@@ -14,7 +14,7 @@ namespace peft::detail {
 
 /// A new adapter that is to be made of others in one model.
 struct CombinationRequest {
-  const Host& host;
+  const ModuleHost& host;
   const std::shared_ptr<ModelState>& state;
   const std::vector<Source>& sources;
   const std::string& name;

@@ -3,30 +3,41 @@
 
 #include "base/text.h"
 #include "model/adapter_tensors.h"
+#include "model/told_apart.h"
 
 namespace peft::detail {
 namespace {
 
-// Layers without a tensor in `weights` whose own weight is that of a layer of
-// the same type which has some. Exported programs have lost which modules were
-// one object in Python; PEFT gave that one adapter.
-std::set<std::string> one_object_in(
+// Layers whose own weight is that of a layer of the same type, and that have no
+// tensor in `weights` where that one has some; or that are `apart` and have
+// none but the same. Exported programs have lost which modules were one object
+// in Python; PEFT gave that one adapter, and wrote it under every name that the
+// object's parents gave it.
+OneObject one_object_in(
     const InjectionPlan& plan,
-    const StateDict& weights) {
+    const StateDict& weights,
+    const std::set<std::string>& apart) {
   const auto is_stored = [&](const Target& target) {
     return !stored_shapes(weights, target.file_prefix).empty();
   };
-  std::set<std::string> found;
+  OneObject found;
   for (const PlannedTarget& planned : plan.targets) {
     const Target& target = planned.target;
-    if (!target.of_method() || is_stored(target)) {
+    const bool own = target.of_method() && is_stored(target);
+    if (!target.of_method() || (own && !apart.contains(target.layer_path))) {
       continue;
     }
     for (const PlannedTarget& other : plan.targets) {
       if (other.target.of_method() &&
+          other.target.layer_path != target.layer_path &&
+          !found.contains(other.target.layer_path) &&
           other.target.layer_type == target.layer_type &&
-          other.target.base.is_same(target.base) && is_stored(other.target)) {
-        found.insert(target.layer_path);
+          other.target.base.is_same(target.base) && is_stored(other.target) &&
+          (!own ||
+           are_stored_alike(
+               weights, target.file_prefix, other.target.file_prefix))) {
+        found.emplace(target.layer_path, own);
+        break;
       }
     }
   }
@@ -40,7 +51,8 @@ InjectionPlan fit_to_weights(
     const Host& host,
     const ModelState* state,
     const StateDict& weights,
-    const GivenWeights& given) {
+    const GivenWeights& given,
+    const std::set<std::string>& apart) {
   const MethodEntry& entry = method_entry(*plan.config);
   for (const PlannedTarget& planned : plan.targets) {
     if (planned.target.of_method() && entry.fit) {
@@ -61,7 +73,7 @@ InjectionPlan fit_to_weights(
       host,
       state,
       plan.name,
-      one_object_in(plan, weights),
+      one_object_in(plan, weights, apart),
       given);
 }
 

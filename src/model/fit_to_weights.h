@@ -8,13 +8,15 @@
 namespace peft::detail {
 
 /// `plan` with ranks as the shapes of `weights` have them, and with one adapter
-/// for layers that were one object where the file was written. `given`: as in
-/// plan_injection.
+/// for layers that were one object where the file was written: those that have
+/// no tensors in it, or, at the paths `apart`, the same as another's. `given`: as
+/// in plan_injection.
 InjectionPlan fit_to_weights(
     InjectionPlan plan,
     const Host& host,
     const ModelState* state,
     const StateDict& weights,
-    const GivenWeights& given);
+    const GivenWeights& given,
+    const std::set<std::string>& apart);
 
 }  // namespace peft::detail

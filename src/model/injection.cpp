@@ -8,6 +8,7 @@
 #include "base/warning.h"
 #include "hosting/adapted_tensor.h"
 #include "hosting/module_host.h"
+#include "hosting/program_layers.h"
 #include "model/adapter_tensors.h"
 #include "model/adopt_state_dict.h"
 #include "model/attach.h"
@@ -17,6 +18,7 @@
 #include "model/fit_to_weights.h"
 #include "model/init_data.h"
 #include "model/make_target.h"
+#include "model/told_apart.h"
 
 namespace peft {
 namespace detail {
@@ -216,11 +218,16 @@ void activate_new(ModelState& state) {
 
 Adapters inject(
     const AdapterConfig& config,
-    const Host& host,
+    const ModuleHost& joined,
     const std::string& name,
     const InjectionOptions& options) {
-  const auto state = find_state(host);
+  const auto state = find_state(joined);
   const auto turn = take_turn(state.get());
+  const StateDict* shapes =
+      options.weights ? options.weights : options.layers_of;
+  const auto apart =
+      shapes ? told_apart(joined, *shapes, name) : std::set<std::string>();
+  const ModuleHost host(joined.root(), apart);
   std::unique_ptr<AdapterConfig> adopted;
   StateDict layers_of;
   if (options.layers_of) {
@@ -231,9 +238,14 @@ Adapters inject(
   InjectionPlan plan =
       plan_injection(adopted ? *adopted : config, host, state.get(), name);
   const GivenWeights given{options.weights, options.own_base_weights};
-  if (options.weights || options.layers_of) {
-    const StateDict& shapes = options.weights ? *options.weights : layers_of;
-    plan = fit_to_weights(std::move(plan), host, state.get(), shapes, given);
+  if (shapes) {
+    plan = fit_to_weights(
+        std::move(plan),
+        host,
+        state.get(),
+        options.weights ? *options.weights : layers_of,
+        given,
+        apart);
   }
   if (options.init_data) {
     plan = fit_to_data(
@@ -259,6 +271,9 @@ Adapters carry_out(
   record->trains = !plan.config->inference_mode;
   std::vector<MadeTarget> made;
   for (PlannedTarget& planned : plan.targets) {
+    if (const auto layer = planned.target.layer.lock()) {
+      fill_computed(*layer, planned.hosted.base);
+    }
     const auto tied_to = planned.target.tied_to;
     made.push_back(
         tied_to

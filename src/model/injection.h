@@ -10,6 +10,7 @@
 namespace peft::detail {
 
 struct MadeTarget;
+class ModuleHost;
 
 struct InjectionOptions {
   /// When set, the layers, ranks and variant are those of these tensors.
@@ -35,7 +36,7 @@ struct InjectionOptions {
 
 Adapters inject(
     const AdapterConfig& config,
-    const Host& host,
+    const ModuleHost& host,
     const std::string& name,
     const InjectionOptions& options = {});
 

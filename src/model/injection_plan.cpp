@@ -137,7 +137,7 @@ InjectionPlan plan_injection(
     const Host& host,
     const ModelState* state,
     const std::string& name,
-    const std::set<std::string>& one_object,
+    const OneObject& one_object,
     const GivenWeights& given) {
   Mistakes mistakes(
       ErrorKind::config,

@@ -3,6 +3,7 @@
 // and checked while nothing is changed.
 #pragma once
 
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -45,6 +46,10 @@ struct GivenWeights {
   bool own_base_weights = false;
 };
 
+/// Paths of layers that were one object with another in the model of the file
+/// that is loaded, and whether the adapter's tensors stand in it twice then.
+using OneObject = std::map<std::string, bool>;
+
 /// Matches and checks. `state` is the model's, or nullptr before the first
 /// injection. Layers in `one_object` get no adapter of their own: they use
 /// that of the other layer that has their weight. What `given` holds of the
@@ -54,7 +59,7 @@ InjectionPlan plan_injection(
     const Host& host,
     const ModelState* state,
     const std::string& name,
-    const std::set<std::string>& one_object = {},
+    const OneObject& one_object = {},
     const GivenWeights& given = {});
 
 /// The dry run behind peft::match_report.

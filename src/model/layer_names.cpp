@@ -5,11 +5,29 @@
 #include <set>
 
 #include "base/text.h"
+#include "hosting/program_layers.h"
+#include "hosting/script_layer.h"
 #include "matching/name_hints.h"
 #include "matching/name_pattern.h"
 
 namespace peft::detail {
 namespace {
+
+// Why a layer of a program or script takes no adapter.
+std::string obstacle_of(const HostedLayer& layer) {
+  for (const HostedTensor& tensor : layer.tensors) {
+    if (tensor.base.dim() > 1 && !tensor.base.is_floating_point()) {
+      return concat(
+          "its '",
+          tensor.name,
+          "' is ",
+          c10::toString(tensor.base.scalar_type()),
+          ", and adapters need a floating-point weight");
+    }
+  }
+  return "adapters stand on the weights of linear maps, lookups and "
+         "convolutions, and its forward reads none of its own so";
+}
 
 class Chooser {
  public:
@@ -28,11 +46,18 @@ class Chooser {
     }
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       const HostedLayer& layer = layers_[i];
+      const bool computes = std::any_of(
+          layer.tensors.begin(), layer.tensors.end(), [&](const auto& tensor) {
+            return tensor.layout && is_computed(layer, tensor);
+          });
       for (std::size_t t = 0; t < layer.tensors.size(); ++t) {
         const HostedTensor& tensor = layer.tensors[t];
         const bool by_name =
             tensor.bare && chosen.contains(join_path(layer.path, tensor.name));
-        if (tensor.layout && (chosen.contains(layer.path) || by_name)) {
+        // Of a layer that computes its weight, that weight is meant.
+        const bool by_layer =
+            chosen.contains(layer.path) && !(computes && tensor.bare);
+        if (tensor.layout && (by_layer || by_name)) {
           add({{i, t}, npos, false});
         }
       }
@@ -61,7 +86,8 @@ class Chooser {
     std::vector<std::string> paths;
     for (const HostedLayer& layer : layers_) {
       for (const HostedTensor& tensor : layer.tensors) {
-        if (tensor.layout && !layer.path.empty()) {
+        if (tensor.layout && !layer.path.empty() &&
+            !is_computed(layer, tensor)) {
           paths.push_back(join_path(layer.path, tensor.name));
         }
       }
@@ -142,8 +168,8 @@ class Chooser {
   bool try_parameter(const std::string& name, std::size_t i, std::size_t t) {
     const HostedTensor& tensor = layers_[i].tensors[t];
     const auto path = join_path(layers_[i].path, tensor.name);
-    if (!has_path_suffix(path, name)) {
-      return false;
+    if (!has_path_suffix(path, name) || is_computed(layers_[i], tensor)) {
+      return false;  // a parameter is the model's own
     }
     if (tensor.layout) {
       add({{i, t}, npos, true});
@@ -171,6 +197,15 @@ class Chooser {
 
 }  // namespace
 
+bool is_foreign(const HostedLayer& layer) {
+  return layer.seat &&
+      (as_program_layer(*layer.seat) || as_script_layer(*layer.seat));
+}
+
+bool is_computed(const HostedLayer& layer, const HostedTensor& tensor) {
+  return layer.seat && is_computed(*layer.seat, tensor.base);
+}
+
 std::vector<ModuleName> layer_names(const std::vector<HostedLayer>& layers) {
   std::vector<ModuleName> names;
   for (const HostedLayer& layer : layers) {
@@ -179,7 +214,10 @@ std::vector<ModuleName> layer_names(const std::vector<HostedLayer>& layers) {
          .others = layer.others,
          .type = layer.type,
          .supported = layer.adaptable(),
-         .linear = layer.linear && layer.adaptable()});
+         .linear = layer.linear && layer.adaptable(),
+         .obstacle = is_foreign(layer) && !layer.adaptable()
+             ? obstacle_of(layer)
+             : ""});
     for (const HostedTensor& tensor : layer.tensors) {
       if (tensor.bare && tensor.layout && !layer.path.empty()) {
         ModuleName name{

@@ -13,6 +13,14 @@ namespace peft::detail {
 /// own path too ("experts.w1").
 std::vector<ModuleName> layer_names(const std::vector<HostedLayer>& layers);
 
+/// Whether the layer is a program's or a script's, of whose class C++ knows
+/// nothing: registering one would not help it.
+bool is_foreign(const HostedLayer& layer);
+
+/// Whether the layer computes this weight in each run of the program that it is
+/// a part of: see hosting/program_layers.h.
+bool is_computed(const HostedLayer& layer, const HostedTensor& tensor);
+
 /// One tensor of one layer, both by index.
 struct TensorChoice {
   std::size_t layer;

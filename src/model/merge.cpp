@@ -63,6 +63,7 @@ NamedTensors merged_tensors(ModelState& state, const char* asking) {
   Merging merging(state, find_adapters(state, names, asking), asking);
   NamedTensors tensors;
   merging.run([&](const Site& site, MergedWeight merged) {
+    check_is_stored(merging, state, site);
     check_has_bias(merging, site, merged);
     tensors.emplace_back(site.name, std::move(merged.weight));
   });

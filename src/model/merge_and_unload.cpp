@@ -152,6 +152,7 @@ void Adapters::merge_and_unload(
   std::map<const void*, at::Tensor> shared;
   merging.run([&](const Site& site, MergedWeight merged) {
     check_groups(merging, *state_, site, merged.weight);
+    check_is_stored(merging, *state_, site);
     check_has_bias(merging, site, merged);
     check_same_value(merging, site, merged.weight, shared);
     if (in_place) {

@@ -5,6 +5,7 @@
 #include <ATen/ops/isfinite.h>
 
 #include "base/text.h"
+#include "hosting/program_layers.h"
 #include "model/adapter_tensors.h"
 
 namespace peft::detail {
@@ -81,6 +82,21 @@ const Target* target_of(const ModelState& state, const AdaptedWeight& weight) {
     }
   }
   return nullptr;
+}
+
+void check_is_stored(
+    Merging& merging,
+    const ModelState& state,
+    const Site& site) {
+  const Target* target = target_of(state, *site.weight);
+  const auto layer = target ? target->layer.lock() : nullptr;
+  if (layer && is_computed(*layer, site.weight->base())) {
+    merging.add(
+        site,
+        "the program computes its weight from others in each run (a weight "
+        "norm, a standardised convolution), and none of them could hold the "
+        "merged one; merge_adapter can merge it");
+  }
 }
 
 void check_has_bias(

@@ -38,6 +38,13 @@ class Merging {
 /// A target on this weight or bias; nullptr: none.
 const Target* target_of(const ModelState& state, const AdaptedWeight& weight);
 
+/// Adds a mistake where no tensor of the model holds the weight: an exported
+/// program computes it in each run.
+void check_is_stored(
+    Merging& merging,
+    const ModelState& state,
+    const Site& site);
+
 /// Adds a mistake where the layer has no bias for the merged one to go into.
 void check_has_bias(
     Merging& merging,

@@ -93,14 +93,18 @@ class WeightPlanner {
 
   void check_parameters_matched() {
     if (!planning_.rules.target_parameters.empty()) {
+      const auto& layers = planning_.layers;
       planning_.mistakes.add(
           ErrorKind::target,
           concat(
               "target_parameters ",
               list_names(planning_.rules.target_parameters),
-              " meet no parameter that can take an adapter; name parameters "
-              "of known layers, or register the class with "
-              "peft::register_layer"));
+              " meet no parameter that can take an adapter; ",
+              std::any_of(layers.begin(), layers.end(), is_foreign)
+                  ? "name floating-point parameters of two or three dimensions "
+                    "that forward reads"
+                  : "name parameters of known layers, or register the class "
+                    "with peft::register_layer"));
     }
   }
 

@@ -21,9 +21,7 @@ struct Planning {
   InjectionPlan& plan;
   Mistakes& mistakes;
   std::set<std::string> saved = {};  // tensor paths of modules trained whole
-  /// Layers that were one object with another in the model of the file that
-  /// is loaded.
-  const std::set<std::string>& one_object;
+  const OneObject& one_object;
 };
 
 /// Adds a mistake when the tensor carries adapters of another owner, or of

@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 #include "methods/saved_copy.h"
+#include "model/layer_names.h"
 #include "model/plan_parts.h"
 
 namespace peft::detail {
@@ -36,11 +37,18 @@ bool plan_saved_layer(
             layer.type,
             " whose tensors ",
             list_names(layer.unknown_tensors),
-            " this library cannot swap; if they are members of a class of "
-            "yours, register it with peft::register_layer"));
+            is_foreign(layer)
+                ? " the script reads from a list that it keeps beside them, "
+                  "where no copy can stand; export the model with torch.export "
+                  "instead"
+                : " this library cannot swap; if they are members of a class "
+                  "of yours, register it with peft::register_layer"));
     return true;
   }
   for (const HostedTensor& tensor : layer.tensors) {
+    if (is_computed(layer, tensor)) {
+      continue;  // what it is made of is trained
+    }
     if (!planning.saved.insert(join_path(layer.path, tensor.name)).second) {
       continue;  // chosen by two entries
     }

@@ -56,6 +56,8 @@ class TiePlanner {
         const Target& other = targets()[i].target;
         if (other.of_method() && other.base.is_same(planned.target.base)) {
           planned.target.tied_to = i;
+          planned.target.is_written =
+              planning_.one_object.at(planned.target.layer_path);
           planned.method = targets()[i].method;
           planned.bias.reset();
           targets().push_back(std::move(planned));

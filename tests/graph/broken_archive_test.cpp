@@ -95,6 +95,38 @@ TEST_F(BrokenArchive, OtherFilesAreNamed) {
       AllOf(HasSubstr("'modl'"), HasSubstr("did you mean 'model'")));
 }
 
+// By keyword twice; and, where arguments have no names, at its position and by
+// keyword.
+TEST_F(BrokenArchive, AnArgumentIsGivenOnce) {
+  const auto again = [](Json& model) {
+    Json& inputs = graph_of(model)["nodes"][0]["inputs"];
+    inputs.push_back(inputs[1]);
+  };
+  EXPECT_THAT(
+      error_after(
+          [&](Json& model, Json&) { again(model); }, ErrorKind::program),
+      AllOf(HasSubstr("node 'y'"), HasSubstr("'weight' is given twice")));
+  const auto vmapped = [&](Json& model, Json&) {
+    Json& node = graph_of(model)["nodes"][0];
+    node["target"] = "torch._functorch.predispatch._add_batch_dim";
+    node["inputs"][0]["name"] = "";
+    node["inputs"][1]["name"] = "self";
+  };
+  EXPECT_THAT(
+      error_after(vmapped, ErrorKind::program),
+      AllOf(HasSubstr("node 'y'"), HasSubstr("'self' is given twice")));
+  const auto number = [&](Json& model, Json&) {
+    Json& node = graph_of(model)["nodes"][0];
+    node["target"] = "_operator.mul";
+    node["inputs"] = Json::array(
+        {{{"name", "a"}, {"arg", integer(2)}, {"kind", 1}},
+         {{"name", "a"}, {"arg", integer(3)}, {"kind", 1}}});
+  };
+  EXPECT_THAT(
+      error_after(number, ErrorKind::program),
+      AllOf(HasSubstr("node 'y'"), HasSubstr("'a' is given twice")));
+}
+
 TEST_F(BrokenArchive, WeightsMustLieInTheirRecords) {
   const auto error = [&](std::function<void(Json&)> change) {
     return error_after(

@@ -150,6 +150,48 @@ TEST_F(Programs, RunOperatorsThatTheUserRegistered) {
       program.forward({x}).at(0), torch::linear(x, 2 * weight)));
 }
 
+// y = linear(linear(x, w), w), w under two names and with a gradient g of its
+// own: one step of SGD takes lr g off, not 2 lr g.
+TEST_F(Programs, GiveEachTensorToAnOptimizerOnce) {
+  ProgramBuilder builder;
+  const Tensor weight = torch::randn({3, 3});
+  builder.parameter("first.weight", weight)
+      .parameter("again.weight", weight)
+      .parameter("again.bias", torch::randn({3}))
+      .input("x", at::kFloat, {2, 3});
+  builder.graph
+      .node(
+          aten + "linear.default",
+          {{"input", value("x")}, {"weight", value("p_first_weight")}},
+          {"y"})
+      .node(
+          aten + "linear.default",
+          {{"input", value("y")},
+           {"weight", value("p_again_weight")},
+           {"bias", value("p_again_bias")}},
+          {"z"});
+  builder.output("z");
+  builder.change = [](Json&, Json& weights) {
+    auto& config = weights["config"];
+    config["again.weight"]["path_name"] = config["first.weight"]["path_name"];
+  };
+  auto program = load(builder);
+  using testing::ElementsAre;
+  EXPECT_THAT(
+      program.named_parameters().keys(),
+      testing::UnorderedElementsAre(
+          "first.weight", "again.weight", "again.bias"));
+  const auto once = program.named_parameters(/*remove_duplicate=*/true);
+  EXPECT_THAT(once.keys(), ElementsAre("first.weight", "again.bias"));
+  ASSERT_EQ(program.parameters().size(), 2);
+  EXPECT_TRUE(program.parameters()[0].is_same(once["first.weight"]));
+  torch::optim::SGD sgd(program.parameters(), 0.1);
+  program.forward({torch::randn({2, 3})}).at(0).square().sum().backward();
+  const Tensor stepped = weight - 0.1 * once["first.weight"].grad();
+  sgd.step();
+  EXPECT_TRUE(torch::allclose(once["first.weight"], stepped, 1e-5, 1e-6));
+}
+
 TEST_F(Programs, WriteBuffersThatTheGraphReturns) {
   ProgramBuilder builder;
   builder.buffer("total", torch::zeros({2})).input("x", at::kFloat, {2});

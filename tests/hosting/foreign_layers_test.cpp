@@ -7,6 +7,7 @@
 
 #include "peft/peft.h"
 #include "support/collect_warnings.h"
+#include "support/error_of.h"
 #include "support/program_builder.h"
 #include "support/temp_folder.h"
 #include "support/tiny_models.h"
@@ -122,6 +123,222 @@ TEST_F(ForeignLayers, AFileTellsThatTwoLayersWereOneObject) {
   // And it is saved as one again.
   peft::save_adapter(program, saved.path());
   EXPECT_EQ(peft::load_peft_weights(saved.path()).size(), 2);
+}
+
+// layer.second(layer.first(x)), Linears that share weight and bias.
+class SharingLayers : public ForeignLayers {
+ protected:
+  SharingLayers() {
+    ProgramBuilder builder;
+    for (const std::string layer : {"first", "second"}) {
+      builder.parameter(layer + ".weight", weight_)
+          .parameter(layer + ".bias", bias_)
+          .module(layer);
+    }
+    builder.input("x", at::kFloat, {2, 3});
+    const auto call =
+        [&](const std::string& layer, const char* x, const char* y) {
+          builder.graph.node(
+              "torch.ops.aten.linear.default",
+              {{"input", value(x)},
+               {"weight", value("p_" + layer + "_weight")},
+               {"bias", value("p_" + layer + "_bias")}},
+              {y},
+              layer + ",torch.nn.modules.linear.Linear");
+        };
+    call("first", "x", "y");
+    call("second", "y", "z");
+    builder.output("z");
+    builder.change = [](Json&, Json& weights) {
+      auto& config = weights["config"];
+      for (const std::string name : {"weight", "bias"}) {
+        config["second." + name]["path_name"] =
+            config["first." + name]["path_name"];
+      }
+    };
+    program_ = std::make_unique<ExportedProgram>(load(builder));
+    config_.r = 2;
+    config_.lora_alpha = 3;
+    config_.target_modules = {"first", "second"};
+  }
+
+  // An adapter for each layer, or the same twice.
+  static peft::StateDict file(bool alike = false) {
+    peft::StateDict weights;
+    for (const std::string layer : {"first", "second"}) {
+      for (const char* name : {".lora_A.weight", ".lora_B.weight"}) {
+        const Tensor made = torch::randn(
+            std::string(name) == ".lora_A.weight"
+                ? std::vector<std::int64_t>{2, 3}
+                : std::vector<std::int64_t>{3, 2});
+        weights.insert(
+            layer + name,
+            alike && layer == "second"
+                ? weights[std::string("first") + name].clone()
+                : made);
+      }
+    }
+    return weights;
+  }
+
+  Tensor expected(const peft::StateDict& file, const Tensor& x) const {
+    Tensor y = x;
+    for (const std::string layer : {"first", "second"}) {
+      const Tensor w = weight_ +
+          1.5 *
+              file[layer + ".lora_B.weight"].mm(file[layer + ".lora_A.weight"]);
+      y = torch::linear(y, w, bias_);
+    }
+    return y;
+  }
+
+  static void save(const peft::StateDict& weights, const TempFolder& folder) {
+    peft::StateDict file;
+    for (const auto& item : weights) {
+      file.insert("base_model.model." + item.key(), item.value());
+    }
+    peft::save_safetensors(file, folder.path() / "adapter_model.safetensors");
+  }
+
+  // Writes the folder of an adapter with these weights.
+  void write(const peft::StateDict& weights) {
+    auto adapters = peft::inject_adapter_in_model(config_, *program_, "tmp");
+    peft::save_adapter(*program_, saved_.path(), "tmp");
+    adapters.unload();
+    save(weights, saved_);
+  }
+
+  void expect_runs_as(const peft::StateDict& file) {
+    const Tensor x = torch::randn({2, 3});
+    EXPECT_TRUE(torch::allclose(
+        program_->forward({x}).at(0), expected(file, x), 1e-4, 1e-4));
+  }
+
+  Tensor weight_ = torch::randn({3, 3});
+  Tensor bias_ = torch::randn({3});
+  peft::LoraConfig config_;
+  std::unique_ptr<ExportedProgram> program_;
+  TempFolder saved_;
+};
+
+TEST_F(SharingLayers, AreOneUnlessAFileTellsThemApart) {
+  auto adapters = peft::inject_adapter_in_model(config_, *program_);
+  EXPECT_EQ(adapters.trainable_parameters().size(), 2);
+}
+
+TEST_F(SharingLayers, AreTwoWhereAFileHasAnAdapterForEach) {
+  const auto weights = file();
+  write(weights);
+  auto adapters = peft::load_adapter(
+      *program_, saved_.path(), "default", {.is_trainable = true});
+  EXPECT_EQ(adapters.trainable_parameters().size(), 4);
+  expect_runs_as(weights);
+  // And stay two: for what is saved, and for a second adapter.
+  const TempFolder again;
+  peft::save_adapter(*program_, again.path());
+  EXPECT_EQ(peft::load_peft_weights(again.path()).size(), 4);
+  const auto more = file();
+  save(more, saved_);
+  peft::load_adapter(*program_, saved_.path(), "second");
+  expect_runs_as(more);
+  adapters.set_adapter("default");
+  expect_runs_as(weights);
+  adapters.merge_adapter();
+  expect_runs_as(weights);
+  adapters.unload();
+  peft::inject_adapter_in_model(config_, *program_);
+  EXPECT_EQ(peft::adapters_of(*program_).trainable_parameters().size(), 2);
+}
+
+TEST_F(SharingLayers, AreTwoForAStateDictWithTensorsOfBoth) {
+  const auto weights = file();
+  peft::LoraConfig config;
+  config.lora_alpha = 3;
+  peft::inject_adapter_in_model(
+      config, *program_, "default", {.state_dict = &weights});
+  const auto report = peft::set_peft_model_state_dict(*program_, weights);
+  EXPECT_TRUE(report.unexpected_keys.empty());
+  EXPECT_TRUE(report.missing_keys.empty());
+  expect_runs_as(weights);
+}
+
+// PEFT writes the adapter of a shared module under each of its names.
+TEST_F(SharingLayers, AreOneForAFileThatSaysTheSameOfBoth) {
+  const auto weights = file(/*alike=*/true);
+  write(weights);
+  for (const std::string name : {"default", "other"}) {
+    peft::load_adapter(*program_, saved_.path(), name, {.is_trainable = true});
+    auto adapters = peft::adapters_of(*program_);
+    EXPECT_EQ(adapters.parameters(name).size(), 2) << name;
+    expect_runs_as(weights);
+  }
+  peft::save_adapter(*program_, saved_.path(), "other");
+  EXPECT_EQ(peft::load_peft_weights(saved_.path()).size(), 4);
+}
+
+TEST_F(SharingLayers, CannotBeTornApartUnderOtherAdapters) {
+  const auto weights = file();
+  write(weights);
+  peft::inject_adapter_in_model(config_, *program_, "joined");
+  EXPECT_THAT(
+      error_of(
+          peft::ErrorKind::state,
+          [&] { peft::load_adapter(*program_, saved_.path()); }),
+      testing::AllOf(
+          testing::HasSubstr("'first'"),
+          testing::HasSubstr("'second'"),
+          testing::HasSubstr("load this adapter before")));
+  EXPECT_EQ(peft::adapters_of(*program_).names().size(), 1);
+}
+
+// An int8 Linear: registering a class of C++ could not help a program.
+TEST_F(ForeignLayers, AnIntegerLayerIsToldWhatIsTrue) {
+  ProgramBuilder builder;
+  builder.parameter("small.weight", torch::ones({3, 3}).to(at::kChar))
+      .parameter("layer.weight", torch::randn({3, 3}))
+      .module("small")
+      .module("layer")
+      .input("x", at::kFloat, {2, 3});
+  builder.graph
+      .node(
+          "torch.ops.aten.to.dtype",
+          {{"self", value("p_small_weight")},
+           {"dtype", dtype_value(at::kFloat)}},
+          {"w"},
+          "small,torch.nn.modules.linear.Linear")
+      .node(
+          "torch.ops.aten.linear.default",
+          {{"input", value("x")}, {"weight", value("w")}},
+          {"y"},
+          "small,torch.nn.modules.linear.Linear")
+      .node(
+          "torch.ops.aten.linear.default",
+          {{"input", value("y")}, {"weight", value("p_layer_weight")}},
+          {"z"},
+          "layer,torch.nn.modules.linear.Linear");
+  builder.output("z");
+  auto program = load(builder);
+  peft::LoraConfig config;
+  config.target_modules = {"small", "layer"};
+  const auto refused = [&] {
+    return error_of(peft::ErrorKind::target, [&] {
+      peft::inject_adapter_in_model(config, program);
+    });
+  };
+  EXPECT_THAT(
+      refused(),
+      testing::AllOf(
+          testing::HasSubstr("'small' of type Linear"),
+          testing::HasSubstr("its 'weight' is Char"),
+          testing::HasSubstr("floating-point"),
+          testing::Not(testing::HasSubstr("register"))));
+  config.target_modules = {};
+  config.target_parameters = {"small.weight"};
+  EXPECT_THAT(
+      refused(),
+      testing::AllOf(
+          testing::HasSubstr("two or three dimensions"),
+          testing::Not(testing::HasSubstr("register"))));
 }
 
 }  // namespace

@@ -129,7 +129,8 @@ class Case:
                   "directions": self.path("directions.safetensors")}
         jobs = [{"do": "run", "saved": self.path("saved.pt2")}]
         if self.example.adapter:
-            jobs += [{"do": "load", "merged": self.path("merged.pt2")},
+            merged = {"merged": self.path("merged.pt2")} if self.example.merges else {}
+            jobs += [{"do": "load", **merged},
                      {"do": "inject", "saved": self.path("injected")}]
         return [{**shared, **job, "result": self.path(job["do"])} for job in jobs]
 

@@ -164,7 +164,7 @@ def saved_program(case):
 
 
 def merged_program(case):
-    if case.example.adapter:
+    if case.example.adapter and case.example.merges:
         case.result("load")
         expect_all(opened(case, "merged.pt2"), case.adapted, "output", tolerance_of(case), FLOOR)
 

@@ -4,12 +4,11 @@
 Not here, because torch 2.13 does not export them in training mode: BatchNorm
 with momentum=None (its factor depends on data), while_loop that carries a
 Python number, flex_attention on the CPU (no backward), checkpoint with
-use_reentrant=True, torch.func.grad (torch.vmap is exported, as Python functions
-that only Python has), GPT-2 after run_decompositions() (a view
+use_reentrant=True, torch.func.grad, GPT-2 after run_decompositions() (a view
 of a transposed size). A string among outputs is saved, but torch.export.load
 refuses it. Not here, because eval() cannot be what it is in Python:
 dropout that is always on, stochastic depth. Packed sequences have no stable
-sizes, and associative_scan is unrolled for one length.
+sizes.
 """
 from dataclasses import replace
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch._higher_order_ops import map as map_rows
 from torch._higher_order_ops import scan, while_loop
+from torch._higher_order_ops.associative_scan import associative_scan
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
@@ -198,6 +199,51 @@ class Random(Layers):
         return self.two(y + noise), torch.randperm(x.shape[1])
 
 
+class Vmap(Layers):
+    """Adapted layers in one level and in two, with an input that every row has alike."""
+
+    def forward(self, x):
+        y = torch.vmap(lambda row: torch.tanh(self.one(row)) + 1)(x)
+        return torch.vmap(torch.vmap(lambda a, b: (self.two(a) * b).sum(), in_dims=(0, None)), in_dims=(1, 0))(y, x[0])
+
+
+class VmapMask(Layers):
+    """As transformers makes the masks of attention where it is given a function."""
+
+    def forward(self, x):
+        places = torch.arange(x.shape[1])
+
+        def sees(query, key):
+            return (query >= key) & (key % 3 != 2)
+
+        mask = torch.vmap(torch.vmap(sees, in_dims=(None, 0)), in_dims=(0, None))(places, places)
+        q = self.one(x).unsqueeze(1)
+        return F.scaled_dot_product_attention(q, q, self.two(x).unsqueeze(1), attn_mask=mask).squeeze(1)
+
+
+class VmapWeights(Layers):
+    """An ensemble: the level is over weights, and noise that is each row's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.members = nn.Parameter(torch.randn(3, 8, 5))
+
+    def forward(self, x):
+        y = torch.vmap(lambda w: self.one(x) @ w)(self.members)
+        z = torch.vmap(lambda row: row + torch.rand(8), randomness="same")(self.two(x))
+        return y, z, torch.vmap(self.one, chunk_size=2, in_dims=1)(z)
+
+
+class AssociativeScan(Layers):
+    def forward(self, x):
+        def combine(a, b):
+            return a[0] * b[0], a[1] * b[0] + b[1]
+
+        gates, states = associative_scan(combine, (torch.sigmoid(self.one(x)), self.two(x)), dim=1,
+                                         combine_mode="generic")
+        return gates, self.two(states)
+
+
 def with_numbers(batch, length):
     return call(torch.randn(batch, length, 8), batch, 0.5)
 
@@ -226,4 +272,9 @@ GRAPHS = {
     "mutates_input": Example(MutatesInput, with_cache),
     "constants": Example(Constants, features),
     "random": Example(Random, features),
+    "vmap": Example(Vmap, features),
+    "vmap_mask": Example(VmapMask, features),
+    # Exported for one size: torch.vmap's chunks, and the scan, which is unrolled into torch.vmap.
+    "vmap_weights": Example(VmapWeights, features, sizes=((4, 6), (4, 6))),
+    "associative_scan": Example(AssociativeScan, features, sizes=((2, 7), (2, 7))),
 }

@@ -199,6 +199,41 @@ class Storages(nn.Module):
             self.float64_ones * self.uint8_ones, self.complex64_ones.abs(), self.float8_e4m3fn_ones.float()
 
 
+class Symmetric(nn.Module):
+    def forward(self, weight):
+        return weight.triu() + weight.triu(1).transpose(-1, -2)
+
+
+class ScaledStdConv2d(nn.Conv2d):
+    """Brock et al., https://arxiv.org/abs/2101.08692: standardised and scaled anew in every forward."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.gain = nn.Parameter(torch.rand(self.out_channels, 1, 1, 1) + 0.5)
+
+    def forward(self, x):
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(flat, None, None, weight=(self.gain * 0.3).view(-1), training=True, momentum=0.0)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias, self.stride, self.padding, self.dilation,
+                        self.groups)
+
+
+class ComputedWeights(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(8, 8, 3, padding=1), dim=2)
+        self.spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8))
+        self.symmetric = nn.Linear(8, 8)
+        nn.utils.parametrize.register_parametrization(self.symmetric, "weight", Symmetric())
+        self.hooked = nn.utils.weight_norm(nn.Linear(8, 8))
+        self.standard = ScaledStdConv2d(2, 4, 3, padding=1)
+
+    def forward(self, x):
+        y = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        y = torch.tanh(self.spectral(y)) + self.hooked(x)
+        return self.hooked(self.symmetric(y)), self.standard(torch.stack([x, y], 1))
+
+
 FIXED_LENGTH = ((5, 2), (5, 3))  # recurrent layers are exported for one
 LAYERS = {
     "lstm_tagger": Example(LstmTagger, ids, on("embedding", "head"), sizes=((2, 7), (3, 7))),
@@ -212,5 +247,8 @@ LAYERS = {
     "tied": Example(Tied, ids, on("embedding", "head", "layer")),
     "convolutions": Example(Convolutions, features, on("c1", "c2", "c3"), sizes=((2, 9), (3, 13))),
     "other_layers": Example(OtherLayers, ids, {}),
+    "computed_weights": Example(ComputedWeights, features, on("conv", "spectral", "symmetric", "hooked", "standard"),
+                                merges=False),
+    "computed_weights.linear": Example(ComputedWeights, features, training=False, merges=False),
     "storages": Example(Storages, images, {}, sizes=((2, 5), (3, 6))),
 }

@@ -29,6 +29,12 @@ def spectrogram(batch, length):
     return call(input_features=torch.randn(batch, 8, 40), decoder_input_ids=torch.randint(3, 32, (batch, length)))
 
 
+def bit():
+    """Its convolutions standardise their weights."""
+    return hf.BitForImageClassification(hf.BitConfig(
+        num_channels=3, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_groups=2, global_padding="same"))
+
+
 def vit():
     return hf.ViTForImageClassification(hf.ViTConfig(**TOWER, **NO_DROPOUT, image_size=16, patch_size=4))
 
@@ -82,11 +88,14 @@ MEDIA = {
     "vit": Example(vit, images, sizes=FIXED_IMAGES),
     "clip": Example(clip, images_and_text),
     "convnext": Example(convnext, images, on("pwconv1", "patch_embeddings"), sizes=IMAGES),
+    "bit": Example(bit, images, on("conv1", "conv2", "downsample.conv"), sizes=FIXED_IMAGES, merges=False),
     "resnet": Example(resnet, images, on("convolution", "classifier.1"), sizes=IMAGES),
     "swin": Example(swin, images, sizes=FIXED_IMAGES),
     "segformer": Example(segformer, images, sizes=IMAGES, extra=True),
     "whisper": Example(whisper, spectrogram, on("q_proj", "v_proj")),
     "wav2vec2": Example(wav2vec2, sound, sizes=SOUNDS),
+    # Its convolution of positions has a weight norm.
+    "wav2vec2_positions": Example(wav2vec2, sound, on("pos_conv_embed.conv", "v_proj"), sizes=SOUNDS, merges=False),
     "wav2vec2_layer_norm": Example(lambda: wav2vec2(feat_extract_norm="layer", do_stable_layer_norm=True), sound,
                                    sizes=SOUNDS, extra=True),
 }

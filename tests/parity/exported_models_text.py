@@ -2,6 +2,7 @@
 """Tiny text models of transformers, without dropout unless it is tested."""
 import torch
 import transformers as hf
+from transformers.masking_utils import create_causal_mask
 
 from exported_example import Example, call, on
 
@@ -111,6 +112,16 @@ def gemma2():
         **TWO_LAYERS, head_dim=4, sliding_window=6, final_logit_softcapping=30.0))
 
 
+class Sparse(hf.LlamaForCausalLM):
+    """Its mask comes from a function, on which transformers uses torch.vmap."""
+
+    def forward(self, input_ids):
+        x = self.model.embed_tokens(input_ids)
+        mask = create_causal_mask(self.config, x, None, None,
+                                  and_mask_function=lambda batch, head, query, key: (key % 3 != 2) | (query == key))
+        return super().forward(inputs_embeds=x, attention_mask=mask)
+
+
 def mixtral(**fields):
     return hf.MixtralForCausalLM(hf.MixtralConfig(**DECODER, num_local_experts=4, num_experts_per_tok=2, **fields))
 
@@ -157,6 +168,7 @@ TEXT = {
     "qwen3": Example(lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**DECODER, head_dim=4)), padded),
     "mistral": Example(lambda: hf.MistralForCausalLM(hf.MistralConfig(**DECODER, sliding_window=6)), plain),
     "gemma2": Example(gemma2, plain),
+    "sparse_mask": Example(lambda: Sparse(hf.LlamaConfig(**DECODER)), plain),
     "phi3": Example(lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**DECODER, resid_pdrop=0.0, embd_pdrop=0.0)), plain,
                     on("qkv_proj", "gate_up_proj")),
     # Routes tokens by an operator that transformers writes in Python.

@@ -153,7 +153,9 @@ void load(Job& job) {
   const auto program = ExportedProgram::load(job.text("program"));
   const auto adapters = peft::load_adapter(
       program, job.text("adapter"), "default", {.is_trainable = true});
-  program.save_merged(job.text("merged"));
+  if (job.spec.contains("merged")) {
+    program.save_merged(job.text("merged"));
+  }
   const auto outputs = forward(job, program, 0, job.inputs(0));
   job.keep("output.", outputs);
   loss_of(job, outputs, product).backward();
