@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -14,6 +15,10 @@
 #include "peft/lora_config.h"
 
 namespace peft {
+
+namespace detail {
+struct OpenAloraScope;
+}
 
 /// For each row of a batch, how many positions from its end an aLoRA adapter
 /// acts on; nothing: on none of that row.
@@ -28,7 +33,7 @@ calculate_alora_offsets(const LoraConfig& config, const at::Tensor& input_ids);
 
 /// While it lives, aLoRA adapters act by `offsets` in every forward of this
 /// thread; without one they do not act at all, as in PEFT. Scopes nest: the
-/// innermost counts.
+/// innermost counts. May end out of order or in another thread.
 ///
 ///   const peft::AloraScope scope(calculate_alora_offsets(config, ids));
 ///   auto logits = model->forward(ids);
@@ -43,8 +48,7 @@ class PEFT_API AloraScope {
   AloraScope& operator=(const AloraScope&) = delete;
 
  private:
-  AloraOffsets offsets_;
-  const AloraOffsets* outer_;
+  const std::shared_ptr<detail::OpenAloraScope> scope_;
 };
 
 }  // namespace peft

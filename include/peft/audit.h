@@ -19,6 +19,10 @@ struct PEFT_API AuditEntry {
 };
 
 struct PEFT_API AuditReport {
+  /// Layers whose weight another tensor took the place of since the adapter was
+  /// placed, as where forward says `layer->weight = ...`: it does nothing
+  /// there.
+  std::vector<AuditEntry> set_anew;
   /// Layers whose weight no forward has read with the adapter on it since it
   /// was placed.
   std::vector<AuditEntry> never_called;
@@ -29,7 +33,8 @@ struct PEFT_API AuditReport {
   std::vector<AuditEntry> frozen;
 
   bool empty() const {
-    return never_called.empty() && without_gradient.empty() && frozen.empty();
+    return set_anew.empty() && never_called.empty() &&
+        without_gradient.empty() && frozen.empty();
   }
   /// One line for each entry of up to 20 of a kind, and how many more.
   std::string to_string() const;

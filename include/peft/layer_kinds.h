@@ -5,6 +5,11 @@
 //   peft::register_layer<MyExpertsImpl>(
 //       {{"w1", &MyExpertsImpl::w1}, {"w2", &MyExpertsImpl::w2}});
 //
+// or, where the members are private, by the names they are registered under:
+//
+//   peft::register_layer<MyExpertsImpl>({"w1", {"w2",
+//   peft::WeightUse::linear}});
+//
 // libtorch's own layers are known: Linear, Embedding, Conv1d/2d/3d and
 // MultiheadAttention take adapters; these and the normalisation, transposed
 // convolution, bilinear and recurrent-cell layers can be in modules_to_save.
@@ -12,6 +17,7 @@
 
 #include <functional>
 #include <initializer_list>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -42,6 +48,21 @@ struct WeightMember {
   std::function<std::int64_t(const Layer&)> groups = nullptr;
 };
 
+/// The same for a member that cannot be named here: it is looked for among the
+/// members of `Layer`.
+template <class Layer>
+struct NamedWeight {
+  NamedWeight(  // NOLINT(google-explicit-constructor)
+      const char* registered_name,
+      WeightUse used_by = WeightUse::any,
+      std::function<std::int64_t(const Layer&)> groups_of = nullptr)
+      : name(registered_name), use(used_by), groups(std::move(groups_of)) {}
+
+  std::string name;
+  WeightUse use;
+  std::function<std::int64_t(const Layer&)> groups;
+};
+
 namespace detail {
 
 /// A WeightMember of one layer object.
@@ -57,6 +78,22 @@ using MembersOf =
     std::function<std::vector<MemberOf>(torch::nn::Module& layer)>;
 
 PEFT_API void register_layer_kind(const char* type_name, MembersOf members_of);
+
+/// Where the objects of one class hold the tensors that they registered.
+class PEFT_API NamedMembers {
+ public:
+  NamedMembers(const char* type_name, std::vector<std::string> names);
+
+  /// For each name the member within the `size` bytes at `object`, which is
+  /// `layer`; nullptr: nothing is registered under it. Throws Error (config)
+  /// when a tensor is found in no member or in several.
+  std::vector<at::Tensor*>
+  find(const torch::nn::Module& layer, void* object, std::size_t size) const;
+
+ private:
+  struct Places;
+  std::shared_ptr<Places> places_;
+};
 
 }  // namespace detail
 
@@ -76,6 +113,40 @@ void register_layer(std::initializer_list<WeightMember<Layer>> members) {
                  &(layer->*m.member),
                  m.use,
                  m.groups ? m.groups(*layer) : 1});
+          }
+        }
+        return found;
+      });
+}
+
+/// The same by the names that parameters or buffers are registered under, for
+/// members that are private. Each must be a torch::Tensor that `Layer` itself
+/// holds, directly or in a struct among its members, not in a container; the
+/// first object that is looked at must still hold what it registered. Whatever
+/// breaks this: Error (config) by what looks at the model.
+template <class Layer>
+void register_layer(std::initializer_list<NamedWeight<Layer>> weights) {
+  std::vector<std::string> names;
+  for (const auto& weight : weights) {
+    names.push_back(weight.name);
+  }
+  detail::register_layer_kind(
+      typeid(Layer).name(),
+      [weights = std::vector<NamedWeight<Layer>>(weights),
+       members = detail::NamedMembers(typeid(Layer).name(), std::move(names))](
+          torch::nn::Module& module) {
+        std::vector<detail::MemberOf> found;
+        if (auto* layer = dynamic_cast<Layer*>(&module)) {
+          const auto tensors = members.find(module, layer, sizeof(Layer));
+          for (std::size_t i = 0; i < weights.size(); ++i) {
+            if (tensors[i]) {
+              const auto& groups = weights[i].groups;
+              found.push_back(
+                  {weights[i].name,
+                   tensors[i],
+                   weights[i].use,
+                   groups ? groups(*layer) : 1});
+            }
           }
         }
         return found;

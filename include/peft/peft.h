@@ -28,4 +28,5 @@
 #include "peft/scopes.h"
 #include "peft/script_module.h"
 #include "peft/state_dict.h"
+#include "peft/to.h"
 #include "peft/version.h"

@@ -5,6 +5,7 @@
 #include <ATen/ops/allclose.h>
 
 #include "hosting/dispatch_key.h"
+#include "hosting/in_place_write.h"
 
 namespace peft::detail {
 namespace {
@@ -59,8 +60,11 @@ at::Tensor AdaptedTensor::written() const {
 
 void AdaptedTensor::release_resources() {
   TensorImpl::release_resources();
-  weight_.reset();
-  owner_.reset();
+  const auto weight = std::exchange(weight_, nullptr);
+  const auto owner = std::exchange(owner_, nullptr);
+  if (owner && view_.steps.empty()) {
+    owner->stand_in_gone(weight->id());
+  }
 }
 
 c10::Device AdaptedTensor::device_custom() const {
@@ -87,10 +91,11 @@ void AdaptedTensor::shallow_copy_from(
   at::Tensor base = weight_->base();
   if (data.is_same(base)) {
     // The base was given its data already; what stands here follows.
-  } else if (is_moved_reading(data)) {
+  } else if (is_moved_reading(data) || write_masked_reading(*this, data)) {
     base.set_data(base.detach().to(data.device(), data.scalar_type()));
   } else {
     written().set_data(data);
+    weight_->mask().written_anew(WeightMask::Fresh::given);
   }
   for (const auto& attachment : owner_->attachments_on(weight_->id())) {
     weight_->move(*attachment);

@@ -36,6 +36,12 @@ at::Tensor with_rows(
        bias.slice(0, end)});
 }
 
+bool change_anything(const Steps& steps) {
+  return std::any_of(steps.begin(), steps.end(), [](const Step& step) {
+    return !std::holds_alternative<Observed>(step);
+  });
+}
+
 // Its tensors came without values and have not been given any.
 void check_filled(const Attachment& attachment) {
   for (const at::Tensor& tensor : attachment.parameters) {
@@ -155,6 +161,7 @@ std::optional<Step> AdaptedWeight::step_of(const Attachment& a, CheapForm form)
 std::optional<CheapReading> AdaptedWeight::read(
     const Choice& choice,
     double scale) const {
+  mask_.was_read();
   CheapReading reading{base_};
   if (choice.merged && choice.enabled) {
     if (auto merged = choice.merged->find(*this)) {
@@ -176,6 +183,9 @@ std::optional<CheapReading> AdaptedWeight::read(
     } else {
       return std::nullopt;
     }
+  }
+  if (mask_.zeroed().defined() && change_anything(reading.steps)) {
+    return std::nullopt;
   }
   return reading;
 }
@@ -227,6 +237,7 @@ at::Tensor AdaptedWeight::apply(
     double scale,
     at::Tensor weight) const {
   const Ground below = ground(active);
+  at::Tensor unchanged = weight;
   for (const Attachment* a : active) {
     const Application on = application(*a, below, scale);
     weight = a->bias_rows ? with_rows(
@@ -236,11 +247,14 @@ at::Tensor AdaptedWeight::apply(
                                   return a->method->effective_bias(rows, on);
                                 })
                           : a->method->effective(weight, on);
+    unchanged = a->method->replaces() ? weight : unchanged;
   }
-  return weight;
+  return weight.sizes() == base_.sizes() ? mask_.apply(weight, unchanged)
+                                         : weight;
 }
 
 at::Tensor AdaptedWeight::effective(const Choice& choice, double scale) const {
+  mask_.was_read();
   if (choice.merged && choice.enabled) {
     const auto merged = choice.merged->find(*this);
     return merged ? merged->weight : base_;
@@ -254,8 +268,8 @@ at::Tensor AdaptedWeight::effective(const Choice& choice, double scale) const {
             layer_,
             "': the LoRA of a convolution in groups reads all input channels "
             "and has no effective weight of the convolution's own shape; only "
-            "convolutions and merge_adapter can use it: leave the layer out "
-            "for other uses"));
+            "convolutions whose weight has no mask written into it and "
+            "merge_adapter can use it: leave the layer out for other uses"));
   }
   const bool is_added =
       std::any_of(all.begin(), all.end(), [](const Attachment* a) {
@@ -331,6 +345,12 @@ MergedWeight AdaptedWeight::merged_with(
   const c10::InferenceMode usable_in_training(false);
   const at::NoGradGuard no_grad;
   const Active all = active({.adapters = adapters});
+  if (mixes_groups(all) && mask_.zeroed().defined()) {
+    throw Error(
+        ErrorKind::unsupported,
+        "a mask was written into the weight of this convolution in groups, "
+        "whose LoRA reads all input channels: it cannot be merged");
+  }
   const at::Tensor from = mixes_groups(all) ? ungrouped(base_, layout_) : base_;
   MergedWeight merged{
       apply(all, 1, exact(from)).to(base_.scalar_type()).detach()};
@@ -340,6 +360,41 @@ MergedWeight AdaptedWeight::merged_with(
     merged.offset = offset_of(all);
   }
   return merged;
+}
+
+WeightChange AdaptedWeight::change_by(const Active& active) const {
+  WeightChange change = WeightChange::none;
+  const Ground on = ground(active);
+  for (const Attachment* a : active) {
+    if (a->method->replaces()) {
+      continue;
+    }
+    const CheapForm form =
+        a->bias_rows ? CheapForm() : a->method->cheap_form(application(*a, on, 1));
+    const auto* low_rank = std::get_if<LowRank>(&form);
+    if (!std::holds_alternative<Observed>(form)) {
+      change = std::max(
+          change,
+          low_rank && !low_rank->gain.defined() ? WeightChange::sum
+                                                : WeightChange::other);
+    }
+  }
+  return change;
+}
+
+WeightChange AdaptedWeight::change() const {
+  const Running now = running(*activation_);
+  if (!now.batch) {
+    const auto& merged = now.choice->merged;
+    return change_by(active(
+        merged ? Choice{now.choice->enabled, merged->adapters()}
+               : *now.choice));
+  }
+  WeightChange change = WeightChange::none;
+  for (const auto& group : now.batch->groups()) {
+    change = std::max(change, change_by(active(group.choice)));
+  }
+  return change;
 }
 
 at::Tensor AdaptedWeight::written() const {

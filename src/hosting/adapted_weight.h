@@ -18,6 +18,7 @@
 #include "hosting/choice.h"
 #include "hosting/steps.h"
 #include "hosting/thread_choice.h"
+#include "hosting/weight_mask.h"
 #include "methods/method.h"
 
 namespace peft::detail {
@@ -37,6 +38,9 @@ struct WeightReading {
   const MixedBatch* batch = nullptr;
   std::string_view layer = {};  // for messages
 };
+
+/// What the adapters that run do to a weight.
+enum class WeightChange { none, sum, other };
 
 /// A weight with adapters merged in, and the vector [outputs] that they add
 /// beside it; undefined: none.
@@ -72,6 +76,11 @@ class AdaptedWeight {
   /// The plain tensor that an in-place write means: the base, or the adapter's
   /// own copy of a module that is trained whole.
   at::Tensor written() const;
+  /// What the adapters that run, of any group of a mixed batch, do to it; a
+  /// copy of the weight that they have for their own is no change.
+  WeightChange change() const;
+  /// Zeros that were written into a part of it.
+  WeightMask& mask() const { return mask_; }
 
   /// The mixed batch that this thread runs, when it has an adapter here.
   const MixedBatch* mixed_batch() const;
@@ -116,6 +125,7 @@ class AdaptedWeight {
   at::Tensor effective(const Choice& choice, double scale) const;
   at::Tensor apply(const Active& active, double scale, at::Tensor weight) const;
   bool mixes_groups(const Active& active) const;
+  WeightChange change_by(const Active& active) const;
   at::Tensor offset_of(const Active& active) const;
 
   const WeightId id_;
@@ -124,6 +134,7 @@ class AdaptedWeight {
   const std::shared_ptr<const Activation> activation_;
   const std::string layer_;
   const SquaredNorms norms_;
+  mutable WeightMask mask_;
   c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl> tensor_;
 };
 

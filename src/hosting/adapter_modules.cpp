@@ -19,6 +19,8 @@ namespace {
 
 namespace nn = torch::nn;
 
+thread_local int recurrent_moves = 0;
+
 // Marks the containers of this file, and tells adapted weights of dtype
 // changes: Module::to() visits children before it casts the base.
 class AdapterContainer {
@@ -31,6 +33,13 @@ class AdapterContainer {
   /// what stood in their place, with no way to put it back afterwards.
   void forbid_moving(bool forbidden) { may_move_ = !forbidden; }
 
+  /// The state of a model whose tree it keeps itself is not kept by the tree.
+  void belong_to(const std::shared_ptr<Owner>& owner) {
+    owner_ = owner;
+    kept_owner_ = owner && !owner->tree ? owner : nullptr;
+  }
+  std::shared_ptr<Owner> owner() const { return owner_.lock(); }
+
   void follow(const std::shared_ptr<AdaptedWeight>& weight) {
     std::erase_if(weights_, [&](const auto& other) {
       return other.expired() || other.lock() == weight;
@@ -40,12 +49,13 @@ class AdapterContainer {
 
  protected:
   void check_moving() const {
-    if (!may_move_) {
+    if (!may_move_ && recurrent_moves == 0) {
       throw Error(
           ErrorKind::state,
-          "a recurrent layer with adapters cannot be moved with to(), which "
-          "would take them off without a word; move the model before it is "
-          "given adapters, or unload(), move it and load them again");
+          "a recurrent layer with adapters cannot be moved with the model's "
+          "own to(), which would take them off without a word; call "
+          "peft::to(model, ...), also to finish what this call began: layers "
+          "before this one have moved");
     }
   }
   void announce(torch::Dtype dtype) const {
@@ -58,6 +68,8 @@ class AdapterContainer {
 
  private:
   std::vector<std::weak_ptr<AdaptedWeight>> weights_;
+  std::weak_ptr<Owner> owner_;
+  std::shared_ptr<Owner> kept_owner_;
   bool may_move_ = true;
 };
 
@@ -252,7 +264,8 @@ void register_adapter(
     const Seat& seat,
     const std::string& name,
     const SeatedAdapter& adapter,
-    const std::shared_ptr<AdaptedWeight>& weight) {
+    const std::shared_ptr<AdaptedWeight>& weight,
+    const std::shared_ptr<Owner>& owner) {
   std::shared_ptr<nn::Module> parent = seat.layer;
   for (const auto& holder : seat.holders) {
     parent = container<HolderLevel>(*parent, holder);
@@ -268,6 +281,12 @@ void register_adapter(
   }
   for (const SeatedTensor& seated : adapter.tensors) {
     seat_tensor(*parent, name, seated, weight);
+  }
+  for (const auto& module : seat.layer->children()) {
+    auto* dict = dynamic_cast<AdapterContainer*>(module.get());
+    if (dict && !dict->owner()) {
+      dict->belong_to(owner);
+    }
   }
 }
 
@@ -335,6 +354,19 @@ void unregister_target(
 
 bool is_adapter_module(const nn::Module& module) {
   return dynamic_cast<const AdapterContainer*>(&module) != nullptr;
+}
+
+std::shared_ptr<Owner> owner_of(const nn::Module& module) {
+  const auto* dict = dynamic_cast<const AdapterContainer*>(&module);
+  return dict ? dict->owner() : nullptr;
+}
+
+MovesRecurrentLayers::MovesRecurrentLayers() {
+  ++recurrent_moves;
+}
+
+MovesRecurrentLayers::~MovesRecurrentLayers() {
+  --recurrent_moves;
 }
 
 }  // namespace peft::detail

@@ -12,6 +12,7 @@
 #include <torch/nn/module.h>
 
 #include "hosting/adapted_weight.h"
+#include "hosting/owner.h"
 #include "methods/method.h"
 
 namespace torch::nn {
@@ -51,12 +52,14 @@ struct SeatedAdapter {
 std::string taken_name(const Seat& seat, const SeatedAdapter& adapter);
 
 /// Registers everything under `name`. New modules take the layer's train/eval
-/// mode. `weight` is told of dtype changes that come through the tree.
+/// mode. `weight` is told of dtype changes that come through the tree, and
+/// `owner` is found by them: see owner_of.
 void register_adapter(
     const Seat& seat,
     const std::string& name,
     const SeatedAdapter& adapter,
-    const std::shared_ptr<AdaptedWeight>& weight);
+    const std::shared_ptr<AdaptedWeight>& weight,
+    const std::shared_ptr<Owner>& owner);
 
 /// Tells one more weight of dtype changes: the bias that goes with the first.
 void follow_dtype(
@@ -76,5 +79,19 @@ void unregister_adapter(const Seat& seat, const std::string& name);
 
 /// True for the containers this file makes: no part of the model itself.
 bool is_adapter_module(const torch::nn::Module& module);
+
+/// Whom the adapters in such a container belong to, whatever stands in their
+/// layer's weight now; nullptr for other modules.
+std::shared_ptr<Owner> owner_of(const torch::nn::Module& module);
+
+/// While it lives, this thread may move recurrent layers with adapters: whoever
+/// makes it takes their adapted tensors out before and puts them back after.
+class MovesRecurrentLayers {
+ public:
+  MovesRecurrentLayers();
+  ~MovesRecurrentLayers();
+  MovesRecurrentLayers(const MovesRecurrentLayers&) = delete;
+  MovesRecurrentLayers& operator=(const MovesRecurrentLayers&) = delete;
+};
 
 }  // namespace peft::detail

@@ -6,14 +6,24 @@
 #include <ATen/ops/tensor.h>
 
 #include "base/text.h"
+#include "hosting/thread_scopes.h"
 #include "hosting/vmapped.h"
 #include "peft/alora.h"
 #include "peft/error.h"
 
 namespace peft {
+namespace detail {
+
+struct OpenAloraScope {
+  AloraOffsets offsets;
+  std::atomic<bool> ended = false;
+};
+
+}  // namespace detail
+
 namespace {
 
-thread_local const AloraOffsets* current = nullptr;
+using AloraScopes = detail::ThreadScopes<detail::OpenAloraScope>;
 
 // Where `tokens` start for the last time; -1: nowhere.
 std::int64_t last_start(
@@ -29,12 +39,12 @@ std::int64_t last_start(
 }  // namespace
 
 AloraScope::AloraScope(AloraOffsets offsets)
-    : offsets_(std::move(offsets)), outer_(current) {
-  current = &offsets_;
+    : scope_(new detail::OpenAloraScope{std::move(offsets)}) {
+  AloraScopes::begin(scope_);
 }
 
 AloraScope::~AloraScope() {
-  current = outer_;
+  AloraScopes::end(*scope_);
 }
 
 AloraOffsets calculate_alora_offsets(
@@ -71,11 +81,13 @@ AloraOffsets calculate_alora_offsets(
 namespace detail {
 
 const AloraOffsets* alora_offsets() {
-  return current;
+  const auto* scope = AloraScopes::innermost([](const auto&) { return true; });
+  return scope ? &scope->offsets : nullptr;
 }
 
 at::Tensor activated_rows(const at::Tensor& features) {
   std::vector<std::int64_t> rows;
+  const AloraOffsets* current = alora_offsets();
   if (current && is_vmapped(features)) {
     throw Error(
         ErrorKind::unsupported,

@@ -8,6 +8,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "hosting/adapted_tensor.h"
+#include "hosting/in_place_write.h"
 #include "hosting/mixed_batch.h"
 
 namespace peft::detail {
@@ -248,6 +249,50 @@ void substitute_all(
   }
 }
 
+// Whether an operator writes to a single tensor.
+bool writes_once(const c10::FunctionSchema& schema, const Stack& arguments) {
+  std::size_t tensors = 0;
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    const auto* alias = schema.arguments()[i].alias_info();
+    if (alias && alias->isWrite()) {
+      tensors += arguments[i].isTensor() ? 1 : 2;
+    }
+  }
+  return tensors == 1;
+}
+
+// Runs an operator that writes to weights, leaving its results on the stack.
+void write(
+    const c10::OperatorHandle& op,
+    Stack* stack,
+    std::size_t first,
+    const std::vector<Written>& written) {
+  const Stack arguments(
+      stack->begin() + static_cast<std::ptrdiff_t>(first), stack->end());
+  if (!writes_once(op.schema(), arguments)) {
+    for (const Written& w : written) {
+      check_unchanged(op, *as_adapted(w.adapted));
+    }
+    op.callBoxed(stack);
+    return;
+  }
+  const Written& w = written.front();
+  const AdaptedTensor& adapted = *as_adapted(w.adapted);
+  const auto run_on = [&](const at::Tensor& tensor) {
+    stack->resize(first);
+    for (const c10::IValue& value : arguments) {
+      const bool is_it = value.isTensor() && value.toTensor().is_same(w.plain);
+      stack->push_back(is_it ? c10::IValue(tensor) : value);
+    }
+    op.callBoxed(stack);
+  };
+  const auto give_result = [&] {
+    stack->resize(first);
+    stack->push_back(w.plain);
+  };
+  write_in_place({op, adapted, w.plain, run_on, give_result});
+}
+
 }  // namespace
 
 void fallback(const c10::OperatorHandle& op, Stack* stack) {
@@ -263,7 +308,11 @@ void fallback(const c10::OperatorHandle& op, Stack* stack) {
   give_rows_their_bias(schema, stack);
   std::vector<Written> written;
   substitute_all(schema, stack, first, written);
-  op.callBoxed(stack);
+  if (written.empty()) {
+    op.callBoxed(stack);
+    return;
+  }
+  write(op, stack, first, written);
   for (std::size_t i = first; i < stack->size(); ++i) {
     for (const Written& w : written) {
       if ((*stack)[i].isTensor() && (*stack)[i].toTensor().is_same(w.plain)) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every operator without a kernel of its own, when it meets adapted tensors.
 //
-// - an argument the operator writes to becomes the base weight;
+// - an argument the operator writes to becomes the base weight, as far as that
+//   is what the operator means: see in_place_write.h;
 // - a view of an adapted tensor becomes an adapted view, read and written
 //   later through the same view of the weight;
 // - in every other place the effective weight stands, differentiable.

@@ -303,18 +303,21 @@ std::shared_ptr<Owner> ModuleHost::find_owner(
   std::unordered_set<const nn::Module*> seen;
   walk_own_modules(
       root_, "", seen, [&](const nn::Module& module, const std::string&) {
-        if (found) {
-          return false;
+        const auto take = [&](const std::shared_ptr<Owner>& owner) {
+          found = !found && owner && wanted(*owner) ? owner : found;
+        };
+        // A layer's forward may have set its weight anew.
+        for (const auto& child : module.children()) {
+          take(owner_of(*child));
         }
         // Only reads: layer kinds hand out members to write for injection.
         const auto known = know_layer(const_cast<nn::Module&>(module));
         for (const auto& member : known ? known->members : Members{}) {
-          const auto* adapted = as_adapted(*member.tensor);
-          if (adapted && !found && wanted(*adapted->owner())) {
-            found = adapted->owner();
+          if (const auto* adapted = as_adapted(*member.tensor)) {
+            take(adapted->owner());
           }
         }
-        return found == nullptr;
+        return !found;
       });
   return found;
 }

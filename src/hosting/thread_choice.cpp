@@ -1,36 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hosting/thread_choice.h"
 
-#include <algorithm>
-#include <vector>
-
 #include "hosting/mixed_batch.h"
+#include "hosting/thread_scopes.h"
 
 namespace peft::detail {
-namespace {
-
-// This thread's, the innermost last. Holds what another thread has ended, which
-// a forward here may still be reading, until the next scope comes or goes.
-struct Scopes {
-  std::vector<std::shared_ptr<ThreadScope>> all;
-  ~Scopes();
-};
-thread_local Scopes scopes;
-// A static scope outlives them, and ends when they are gone.
-thread_local bool scopes_are_gone = false;
-
-Scopes::~Scopes() {
-  scopes_are_gone = true;
-}
-
-void forget_ended() {
-  if (!scopes_are_gone) {
-    std::erase_if(
-        scopes.all, [](const auto& scope) { return scope->ended.load(); });
-  }
-}
-
-}  // namespace
 
 Running running(const Activation& model) {
   if (const ThreadScope* scope = ThreadChoice::innermost(model)) {
@@ -43,16 +17,8 @@ Running running(const Activation& model) {
 }
 
 const ThreadScope* ThreadChoice::innermost(const Activation& model) {
-  if (scopes_are_gone) {
-    return nullptr;
-  }
-  const auto& all = scopes.all;
-  const auto found =
-      std::find_if(all.rbegin(), all.rend(), [&](const auto& scope) {
-        return scope->model.get() == &model &&
-            !scope->ended.load(std::memory_order_relaxed);
-      });
-  return found == all.rend() ? nullptr : found->get();
+  return ThreadScopes<ThreadScope>::innermost(
+      [&](const ThreadScope& scope) { return scope.model.get() == &model; });
 }
 
 ThreadChoice::ThreadChoice(
@@ -65,15 +31,11 @@ ThreadChoice::ThreadChoice(
           std::move(choice),
           scale,
           std::move(batch)}) {
-  forget_ended();
-  if (!scopes_are_gone) {
-    scopes.all.push_back(scope_);
-  }
+  ThreadScopes<ThreadScope>::begin(scope_);
 }
 
 ThreadChoice::~ThreadChoice() {
-  scope_->ended = true;
-  forget_ended();
+  ThreadScopes<ThreadScope>::end(*scope_);
 }
 
 }  // namespace peft::detail

@@ -48,7 +48,11 @@ std::string why_not_called(const Target& target, const std::string& idle) {
         "does not use this layer (or uses another copy of its weight)";
 }
 
-std::string why_no_gradient(const Target& target, const std::string& idle) {
+std::string
+why_no_gradient(const Target& target, const std::string& idle, bool is_anew) {
+  if (is_anew) {
+    return "its layer's weight was set anew";
+  }
   if (!idle.empty()) {
     return idle;
   }
@@ -120,6 +124,7 @@ std::string AuditReport::to_string() const {
     return "every adapted layer ran, and all that is trained has a gradient\n";
   }
   std::string text;
+  print(text, "layers whose weight was set anew", set_anew);
   print(text, "layers never called", never_called);
   print(text, "parameters without a gradient", without_gradient);
   print(text, "frozen parameters of adapters that train", frozen);
@@ -132,7 +137,14 @@ AuditReport Adapters::audit() const {
   for (const auto& record : state_->adapters) {
     const std::string idle = why_idle(*state_, *record);
     for (const Target& target : record->targets) {
-      if (!target.attachment->was_read.load()) {
+      const bool is_anew = is_set_anew(*state_, target);
+      if (is_anew) {
+        report.set_anew.push_back(
+            {record->name,
+             target.layer_path,
+             "",
+             set_anew_text(join_path(target.layer_path, target.tensor_name))});
+      } else if (!target.attachment->was_read.load()) {
         report.never_called.push_back(
             {record->name,
              target.layer_path,
@@ -147,20 +159,10 @@ AuditReport Adapters::audit() const {
               target.layer_path,
               join_path(target.file_prefix, target.specs[i].file_name),
               tensor,
-              why_no_gradient(target, idle),
+              why_no_gradient(target, idle, is_anew),
               report);
         }
       }
-    }
-    for (const TrainedBias& trained : record->biases) {
-      look_at(
-          *record,
-          layer_of(trained.file_key),
-          trained.file_key,
-          trained.bias,
-          "no backward reached this bias of the model's own, which the config "
-          "has the adapter train",
-          report);
     }
   }
   return report;

@@ -179,6 +179,15 @@ void copy_exactly(const at::Tensor& from, const at::Tensor& to) {
           /*copy=*/true));
 }
 
+void copy_mask(
+    const std::shared_ptr<AdaptedWeight>& from,
+    const std::shared_ptr<AdaptedWeight>& to) {
+  const at::Tensor zeroed = from ? from->mask().zeroed() : at::Tensor();
+  if (zeroed.defined()) {
+    to->mask().set_zeroed(zeroed);
+  }
+}
+
 void copy_contents(const AdapterRecord& from, const AdapterRecord& to) {
   if (from.schedule) {
     to.schedule->load(from.schedule->state());
@@ -187,6 +196,8 @@ void copy_contents(const AdapterRecord& from, const AdapterRecord& to) {
     const Attachment& source = *from.targets[i].attachment;
     Attachment& target = *to.targets[i].attachment;
     target.scale = source.scale;
+    copy_mask(from.targets[i].weight, to.targets[i].weight);
+    copy_mask(from.targets[i].bias, to.targets[i].bias);
     if (to.targets[i].bias_attachment) {
       to.targets[i].bias_attachment->scale = source.scale;
     }

@@ -102,7 +102,8 @@ void put_in_model(
   }
   record.targets.push_back(target);
   if (!record.source) {
-    register_adapter(target.seat(), record.name, made.seated, target.weight);
+    register_adapter(
+        target.seat(), record.name, made.seated, target.weight, state);
   }
   put_adapted(made.planned.hosted, target.weight, state);
   if (bias) {

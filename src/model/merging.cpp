@@ -51,6 +51,10 @@ Merging::Merging(
 
 void Merging::run(const std::function<void(const Site&, MergedWeight)>& use) {
   for (const Site* site : sites_) {
+    if (is_set_anew(*site)) {
+      add(*site, set_anew_text(site->name));
+      continue;
+    }
     try {
       MergedWeight merged = site->weight->merged_with(adapters_);
       if (is_broken(merged.weight, site->weight->base()) ||

@@ -4,6 +4,9 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "base/warning.h"
+#include "hosting/adapted_tensor.h"
+#include "hosting/program_layers.h"
 #include "peft/error.h"
 
 namespace peft::detail {
@@ -101,6 +104,51 @@ std::vector<std::shared_ptr<const Attachment>> ModelState::attachments_on(
     found.insert(found.end(), own.begin(), own.end());
   }
   return found;
+}
+
+// A forward may be what sets the weight anew, so this waits for nobody: audit()
+// tells too.
+void ModelState::stand_in_gone(WeightId weight) noexcept {
+  try {
+    const std::unique_lock turn(operations, std::try_to_lock);
+    if (!turn || tree) {
+      return;  // a script's objects end before the modules that show them
+    }
+    for (const auto& adapter : adapters) {
+      for (const Target& target : adapter->targets) {
+        const auto layer = target.layer.lock();
+        if (layer && target.weight->id() == weight &&
+            !as_program_layer(*layer)) {
+          warn(set_anew_text(join_path(target.layer_path, target.tensor_name)));
+          return;
+        }
+      }
+    }
+  } catch (...) {  // the warning's handler
+  }
+}
+
+bool is_set_anew(const Site& site) {
+  const at::Tensor now = site.place->get();
+  const auto* adapted = as_adapted(now);
+  return now.defined() && (!adapted || adapted->weight() != site.weight);
+}
+
+bool is_set_anew(const ModelState& state, const Target& target) {
+  return std::any_of(
+      state.sites.begin(), state.sites.end(), [&](const Site& site) {
+        return site.weight == target.weight && is_set_anew(site);
+      });
+}
+
+std::string set_anew_text(const std::string& tensor) {
+  return concat(
+      "'",
+      tensor,
+      "' was set anew (layer->weight = ..., or a move of a recurrent layer), "
+      "so its adapters do nothing; give adapters to the parameters that it is "
+      "computed from: peft::register_layer<Layer>({{\"v\", &Layer::v}}) and "
+      "target_parameters, see docs/targets.md");
 }
 
 std::shared_ptr<const AttachedAdapter> Roster::find(

@@ -181,6 +181,7 @@ struct ModelState : Owner {
   bool is_merged(const AdapterRecord& record) const;
   std::vector<std::shared_ptr<const Attachment>> attachments_on(
       WeightId weight) const override;
+  void stand_in_gone(WeightId weight) noexcept override;
 
  private:
   mutable std::recursive_mutex operations;
@@ -194,9 +195,16 @@ inline std::unique_lock<std::recursive_mutex> take_turn(
   return state ? state->lock() : std::unique_lock<std::recursive_mutex>();
 }
 
-/// The state of `host`'s model found through its adapted tensors; nullptr when
-/// it has none. Throws Error (state) when the adapters below belong to another
-/// model (they were injected through a submodule or a larger model).
+/// Whether another tensor stands in the place of a weight's: the adapters on it
+/// do nothing.
+bool is_set_anew(const Site& site);
+/// The same for the weight of a target.
+bool is_set_anew(const ModelState& state, const Target& target);
+/// What to say of such a layer.
+std::string set_anew_text(const std::string& tensor);
+
+/// The state of `host`'s model, found through its adapted tensors and its
+/// adapters' modules; nullptr when it has none.
 std::shared_ptr<ModelState> find_state(const Host& host);
 /// As above; throws Error (state) when there is none.
 std::shared_ptr<ModelState> get_state(const Host& host);

@@ -179,7 +179,7 @@ void Swap::commit(ModelState& state) {
     kept.push_back(is_kept(i));
   }
   if (!record_.source) {  // has nothing in the tree
-    move_in_tree(kept);
+    move_in_tree(kept, state.shared_from_this());
   }
   std::vector<Target> next;
   for (std::size_t i = 0; i < made_.size(); ++i) {
@@ -336,7 +336,9 @@ bool Swap::is_kept(std::size_t i) const {
 
 // What the tree shows: old modules go before new ones come, as several targets
 // may share a container.
-void Swap::move_in_tree(const std::vector<bool>& kept) {
+void Swap::move_in_tree(
+    const std::vector<bool>& kept,
+    const std::shared_ptr<Owner>& owner) {
   for (std::size_t i = 0; i < record_.targets.size(); ++i) {
     const Target& old = record_.targets[i];
     if (i >= kept.size() || !kept[i]) {
@@ -352,7 +354,7 @@ void Swap::move_in_tree(const std::vector<bool>& kept) {
     if ((i < kept.size() && kept[i]) || !next.seat().layer) {
       continue;
     }
-    register_adapter(next.seat(), record_.name, made_[i].seated, next.weight);
+    register_adapter(next.seat(), record_.name, made_[i].seated, next.weight, owner);
     if (next.bias) {
       follow_dtype(next.seat(), made_[i].seated, next.bias);
     }

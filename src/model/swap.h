@@ -32,7 +32,9 @@ class Swap {
       Mistakes& mistakes) const;
   void make_one(std::size_t i, PlannedTarget planned);
   bool is_kept(std::size_t i) const;
-  void move_in_tree(const std::vector<bool>& kept);
+  void move_in_tree(
+      const std::vector<bool>& kept,
+      const std::shared_ptr<Owner>& owner);
   void take_over_from(const Target& old, Target& next, bool kept) const;
 
   AdapterRecord& record_;

@@ -154,19 +154,66 @@ TEST(RecurrentLayers, CanBeTrainedWhole) {
   EXPECT_TRUE(state["reader.weight_ih_l0"].grad().defined());
 }
 
-TEST(RecurrentLayers, AreNotMovedWithAdaptersOn) {
+TEST(RecurrentLayers, AreNotMovedByTheModelsOwnTo) {
   auto model = std::make_shared<Model>();
+  auto first = model->register_module("first", nn::Linear(4, 4));
   auto lstm = model->register_module("layer", nn::LSTM(4, 3));
   auto adapters = peft::inject_adapter_in_model(config(), *model);
+  randomise(adapters.parameters("default"));
+  const Tensor x = torch::randn({2, 1, 4});
+  const Tensor before = std::get<0>(lstm->forward(x));
   EXPECT_THAT(
       error_of(peft::ErrorKind::state, [&] { model->to(torch::kFloat64); }),
-      HasSubstr("before it is given adapters"));
+      HasSubstr("peft::to(model"));
+  EXPECT_TRUE(torch::equal(std::get<0>(lstm->forward(x)), before));
+  peft::to(*model, torch::kFloat64);  // what was begun
+  EXPECT_EQ(first->weight.scalar_type(), torch::kFloat64);
+  EXPECT_TRUE(torch::allclose(
+      std::get<0>(lstm->forward(x.to(torch::kFloat64))),
+      before.to(torch::kFloat64),
+      1e-5,
+      1e-6));
+}
+
+template <class Layer>
+void check_moves() {
+  torch::manual_seed(3);
+  Layer layer = make(static_cast<Layer*>(nullptr));
+  auto model = std::make_shared<Model>();
+  auto head = model->register_module("head", nn::Linear(3, 2));
+  model->register_module("layer", layer);
+  auto both = config();
+  both.target_modules = {"layer", "head"};
+  auto adapters = peft::inject_adapter_in_model(both, *model);
+  randomise(adapters.parameters("default"));
+  const auto tensors = adapters.parameters("default");
+  const auto own = layer->named_parameters(false);
+  const Tensor x = torch::randn({5, 2, 4}, torch::kFloat64);
+  const Tensor before = std::get<0>(layer->forward(x.to(torch::kFloat)));
+  peft::to(*model, torch::kCPU, torch::kFloat64);
+  EXPECT_TRUE(
+      own[0].value().is_same(layer->named_parameters(false)[0].value()));
+  const Tensor y = std::get<0>(layer->forward(x));
+  EXPECT_TRUE(torch::allclose(y, before.to(torch::kFloat64), 1e-4, 1e-5));
+  const Tensor out = y.narrow(-1, 0, 3).matmul(head->weight.t());
+  EXPECT_EQ(out.scalar_type(), torch::kFloat64);
+  (out.square().sum() + y.square().sum()).backward();
+  for (const Tensor& tensor : tensors) {
+    EXPECT_EQ(tensor.scalar_type(), torch::kFloat64);
+    EXPECT_GT(tensor.grad().abs().sum().template item<double>(), 0);
+  }
+  peft::to(*model, torch::kCPU);
+  EXPECT_TRUE(torch::equal(std::get<0>(layer->forward(x)), y));
   adapters.unload();
-  model->to(torch::kFloat64);
-  EXPECT_EQ(
-      std::get<0>(lstm->forward(torch::randn({2, 1, 4}, torch::kFloat64)))
-          .scalar_type(),
-      torch::kFloat64);
+  EXPECT_FALSE(torch::allclose(std::get<0>(layer->forward(x)), y));
+  peft::to(*model, torch::kFloat);  // no adapters: as the model's own
+  EXPECT_EQ(head->weight.scalar_type(), torch::kFloat);
+}
+
+TEST(RecurrentLayers, AreMovedByPeftsTo) {
+  check_moves<nn::LSTM>();
+  check_moves<nn::GRU>();
+  check_moves<nn::RNN>();
 }
 
 TEST(RecurrentLayers, SavingSaysThatPeftHasNone) {

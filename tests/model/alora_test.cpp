@@ -113,6 +113,26 @@ TEST_F(Alora, ScopesNestAndBelongToTheirThread) {
   EXPECT_TRUE(torch::equal(elsewhere, base));
 }
 
+TEST_F(Alora, ScopesMayEndOutOfOrderAndInAnotherThread) {
+  const Tensor x = torch::randn({1, 3, 5});
+  const Tensor base = torch::linear(x, w_, layer_->bias);
+  const auto changed = [&](const Tensor& y) { return !torch::equal(y, base); };
+  auto outer = std::make_unique<peft::AloraScope>(peft::AloraOffsets{3});
+  auto inner =
+      std::make_unique<peft::AloraScope>(peft::AloraOffsets{std::nullopt});
+  outer.reset();
+  EXPECT_FALSE(changed(model_->forward(x)));
+  inner.reset();
+  EXPECT_FALSE(changed(model_->forward(x)));
+
+  auto elsewhere = std::make_unique<peft::AloraScope>(peft::AloraOffsets{3});
+  EXPECT_TRUE(changed(model_->forward(x)));
+  std::thread([&] { elsewhere.reset(); }).join();
+  EXPECT_FALSE(changed(model_->forward(x)));
+  const peft::AloraScope again({3});
+  EXPECT_TRUE(changed(model_->forward(x)));
+}
+
 TEST_F(Alora, SaysWhatItCannotDo) {
   const peft::AloraScope scope({1, 1});
   EXPECT_THAT(
