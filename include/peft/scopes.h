@@ -138,4 +138,22 @@ class PEFT_API BatchAdapters {
   std::unique_ptr<detail::ThreadChoice> choice_;
 };
 
+/// A weight whose adapter cannot run in a mixed batch.
+struct PEFT_API BatchObstacle {
+  std::string adapter;
+  std::string weight;  ///< "reader.weight_ih_l0"
+  std::string reason;
+  /// It may run all the same, by what the model's forward does with it.
+  bool depends_on_forward = false;
+};
+
+/// A dry run of BatchAdapters: of these adapters, or all of the model's, every
+/// weight that would be an error in forward, as far as layers and adapters
+/// tell. What inputs look like, and whether adapters are merged then, they do
+/// not. Empty when nothing is in the way. Throws Error (state) for unknown
+/// names.
+PEFT_API std::vector<BatchObstacle> batch_obstacles(
+    const Adapters& adapters,
+    const std::vector<std::string>& adapter_names = {});
+
 }  // namespace peft

@@ -163,8 +163,9 @@ void check_variants(const LoraConfig& config, Mistakes& mistakes) {
       truthy,
       mistakes,
       "repeats layers of a model by re-wiring its Python list of layers, "
-      "which a compiled forward does not have; build the deeper model and "
-      "load the adapter into it");
+      "which a compiled forward does not have; build the deeper model, and "
+      "load an adapter that was trained so into it, or leave this out to "
+      "inject a new one");
 
   // PEFT looks at these only beside init_lora_weights = "loftq", which is
   // refused above, or beside megatron_config: alone they ask nothing.
@@ -175,6 +176,22 @@ void check_variants(const LoraConfig& config, Mistakes& mistakes) {
       mistakes.add(ErrorKind::config, concat(name, " is not JSON text"));
     }
   }
+}
+
+void check_beside_tensors(const AdapterConfig& config, Mistakes& mistakes) {
+  const auto beside = config.clone();
+  if (!replication_of(config).empty()) {
+    dynamic_cast<LoraConfig&>(*beside).layer_replication = {};
+  }
+  beside->check(mistakes);
+}
+
+std::string replication_of(const AdapterConfig& config) {
+  const auto* lora = dynamic_cast<const LoraConfig*>(&config);
+  return lora && !is_broken(lora->layer_replication) &&
+          is_truthy(lora->layer_replication)
+      ? lora->layer_replication.text
+      : "";
 }
 
 void check_combinations(const LoraConfig& config, Mistakes& mistakes) {

@@ -29,6 +29,14 @@ void check_init_configs(const LoraConfig& config, Mistakes& mistakes);
 /// The fields marked (kept) in lora_config.h.
 void check_variants(const LoraConfig& config, Mistakes& mistakes);
 
+/// config.check() for a config that came with an adapter's tensors. Its
+/// layer_replication then says how the model was made that they are for, and
+/// asks nothing of a model that has all those layers.
+void check_beside_tensors(const AdapterConfig& config, Mistakes& mistakes);
+
+/// What layer_replication asks for, as JSON, or "".
+std::string replication_of(const AdapterConfig& config);
+
 /// Variants that exclude one another, as in PEFT.
 void check_combinations(const LoraConfig& config, Mistakes& mistakes);
 

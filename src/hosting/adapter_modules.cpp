@@ -146,6 +146,17 @@ std::shared_ptr<nn::Module> child(
   return found ? *found : nullptr;
 }
 
+// What a child `name` of `parent` is called in the tree. Archives keep children
+// beside parameters and buffers, so it must differ from theirs.
+std::string child_name(const nn::Module& parent, std::string name) {
+  const auto parameters = parent.named_parameters(/*recurse=*/false);
+  const auto buffers = parent.named_buffers(/*recurse=*/false);
+  while (parameters.contains(name) || buffers.contains(name)) {
+    name += "_";
+  }
+  return name;
+}
+
 bool is_recurrent(const nn::Module& layer) {
   return dynamic_cast<const nn::RNNImpl*>(&layer) ||
       dynamic_cast<const nn::LSTMImpl*>(&layer) ||
@@ -157,9 +168,10 @@ bool is_recurrent(const nn::Module& layer) {
 // later one's gets a name of its own.
 template <class Container>
 std::shared_ptr<Container> container(nn::Module& parent, std::string name) {
+  name = child_name(parent, name);
   auto found = std::dynamic_pointer_cast<Container>(child(parent, name));
   if (!found && child(parent, name)) {
-    name += "_";
+    name = child_name(parent, name + "_");
     found = std::dynamic_pointer_cast<Container>(child(parent, name));
   }
   if (!found) {
@@ -173,7 +185,7 @@ std::shared_ptr<Container> container(nn::Module& parent, std::string name) {
 std::shared_ptr<nn::Module> find_seat(const Seat& seat) {
   std::shared_ptr<nn::Module> module = seat.layer;
   for (const auto& holder : seat.holders) {
-    module = module ? child(*module, holder) : nullptr;
+    module = module ? child(*module, child_name(*module, holder)) : nullptr;
   }
   return module;
 }
@@ -251,7 +263,8 @@ std::string taken_name(const Seat& seat, const SeatedAdapter& adapter) {
   } else {
     names.resize(1);
   }
-  for (const auto& name : names) {
+  for (const auto& given : names) {
+    const std::string name = child_name(*seat.layer, given);
     const auto found = child(*seat.layer, name);
     if (found && !is_adapter_module(*found)) {
       return name;
@@ -295,7 +308,8 @@ void follow_dtype(
     const SeatedAdapter& adapter,
     const std::shared_ptr<AdaptedWeight>& weight) {
   const auto parent = find_seat(seat);
-  const auto dict = child(*parent, adapter.tensors.front().spec.dict);
+  const auto dict =
+      child(*parent, child_name(*parent, adapter.tensors.front().spec.dict));
   dynamic_cast<AdapterContainer&>(*dict).follow(weight);
 }
 
@@ -324,7 +338,7 @@ void unregister_from(
     Seat above = seat;
     above.holders.pop_back();
     if (const auto module = find_seat(above)) {
-      module->unregister_module(seat.holders.back());
+      module->unregister_module(child_name(*module, seat.holders.back()));
     }
   }
 }

@@ -9,6 +9,7 @@
 #include "hosting/adapted_tensor.h"
 #include "hosting/adapter_modules.h"
 #include "hosting/layer_kinds.h"
+#include "hosting/own_tensors.h"
 #include "hosting/program_layers.h"
 #include "hosting/script_layer.h"
 #include "hosting/tensor_places.h"
@@ -54,7 +55,8 @@ void add_unknown_tensors(HostedLayer& layer, const nn::Module& module) {
     for (const auto& item : named) {
       const bool known = std::any_of(
           layer.tensors.begin(), layer.tensors.end(), [&](const auto& t) {
-            return t.base.is_same(item.value());
+            // By name: what was registered before a tie is known, too.
+            return t.name == item.key() || t.base.is_same(item.value());
           });
       if (!known && item.value().defined()) {
         layer.unknown_tensors.push_back(item.key());
@@ -71,6 +73,7 @@ class Walk {
 
   std::vector<HostedLayer> run(const nn::Module& root) {
     layers_.push_back({.path = "", .type = type_name(root)});
+    add_unknown_tensors(layers_.front(), root);
     on_path_.insert(&root);
     visit_children(root, "");
     learn_from_tied_layers();
@@ -223,26 +226,24 @@ void walk_own_modules(
   }
 }
 
-// Every tensor object once, under its first path.
+// Every tensor object once, under its first path: `tensors_of` says which of
+// an OwnTensor's count.
+template <class TensorsOf>
 std::vector<std::pair<std::string, at::Tensor>> collect(
     const nn::Module& root,
-    bool with_buffers) {
+    const TensorsOf& tensors_of) {
   std::vector<std::pair<std::string, at::Tensor>> found;
   std::unordered_set<const void*> tensors;
-  const auto add = [&](const std::string& path, const auto& named) {
-    for (const auto& item : named) {
-      if (item.value().defined() &&
-          tensors.insert(item.value().unsafeGetTensorImpl()).second) {
-        found.emplace_back(join_path(path, item.key()), item.value());
-      }
-    }
-  };
   std::unordered_set<const nn::Module*> seen;
   walk_own_modules(
       root, "", seen, [&](const nn::Module& module, const std::string& path) {
-        add(path, module.named_parameters(/*recurse=*/false));
-        if (with_buffers) {
-          add(path, module.named_buffers(/*recurse=*/false));
+        for (const OwnTensor& own : own_tensors_of(module)) {
+          for (const at::Tensor& tensor : tensors_of(own)) {
+            if (tensor.defined() &&
+                tensors.insert(tensor.unsafeGetTensorImpl()).second) {
+              found.emplace_back(join_path(path, own.name), tensor);
+            }
+          }
         }
         return true;
       });
@@ -256,12 +257,17 @@ std::vector<HostedLayer> ModuleHost::layers() const {
 }
 
 std::vector<std::pair<std::string, at::Tensor>> ModuleHost::parameters() const {
-  return collect(root_, /*with_buffers=*/false);
+  // What forward no longer reads is frozen and thawed with the rest.
+  return collect(root_, [](const OwnTensor& own) {
+    return own.is_buffer ? std::vector<at::Tensor>()
+                         : std::vector{own.read, own.registered};
+  });
 }
 
 std::vector<std::pair<std::string, at::Tensor>> own_tensors(
     const nn::Module& root) {
-  return collect(root, /*with_buffers=*/true);
+  return collect(
+      root, [](const OwnTensor& own) { return std::vector{own.read}; });
 }
 
 std::string ModuleHost::type() const {

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "peft/base_weights.h"
 
+#include <unordered_map>
 #include <unordered_set>
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/equal.h>
 
 #include "base/mistakes.h"
 #include "base/text.h"
 #include "hosting/module_host.h"
+#include "hosting/own_tensors.h"
 #include "methods/holds_values.h"
 #include "model/merge.h"
 
@@ -27,13 +30,10 @@ class NamedTensorsOf {
     if (!on_path_.insert(&module).second) {
       return;  // a module that contains itself
     }
-    for (const auto& named :
-         {module.named_parameters(false), module.named_buffers(false)}) {
-      for (const auto& item : named) {
-        const std::string name = join_path(path, item.key());
-        if (item.value().defined() && !all_.contains(name)) {
-          all_.insert(name, item.value());
-        }
+    for (const OwnTensor& own : own_tensors_of(module)) {
+      const std::string name = join_path(path, own.name);
+      if (!all_.contains(name)) {
+        all_.insert(name, own.read);
       }
     }
     for (const auto& child : module.named_children()) {
@@ -46,6 +46,59 @@ class NamedTensorsOf {
 
   StateDict all_;
   std::unordered_set<const torch::nn::Module*> on_path_;
+};
+
+const void* identity(const at::Tensor& tensor) {
+  return tensor.unsafeGetTensorImpl();
+}
+
+// The entries for a state dict's own tensors, by tensor: layers that share one
+// may each have an entry, and one of them is enough.
+class Given {
+ public:
+  Given(const StateDict& own, const StateDict& given) {
+    for (const auto& item : given) {
+      if (const at::Tensor* found = own.find(item.key())) {
+        of_tensor_[identity(*found)].push_back(
+            {item.key(), item.value(), *found});
+      }
+    }
+  }
+
+  bool has(const at::Tensor& own) const {
+    return of_tensor_.contains(identity(own));
+  }
+
+  void check_agreement(Mistakes& mistakes) const {
+    for (const auto& [tensor, entries] : of_tensor_) {
+      for (std::size_t i = 1; i < entries.size(); ++i) {
+        if (!agree(entries.front(), entries[i])) {
+          mistakes.add(concat(
+              "'",
+              entries.front().name,
+              "' and '",
+              entries[i].name,
+              "' are one tensor in the model, and two are given; leave out the "
+              "one that is not meant"));
+        }
+      }
+    }
+  }
+
+ private:
+  struct Entry {
+    std::string name;
+    at::Tensor value;
+    at::Tensor own;
+  };
+
+  // Other shapes are mistakes already.
+  static bool agree(const Entry& a, const Entry& b) {
+    return a.value.is_same(b.value) || a.value.sizes() != b.value.sizes() ||
+        at::equal(a.value.to(a.own.options()), b.value.to(a.own.options()));
+  }
+
+  std::unordered_map<const void*, std::vector<Entry>> of_tensor_;
 };
 
 }  // namespace
@@ -100,11 +153,13 @@ LoadReport set_base_model_state_dict(
           cannot_hold(found->scalar_type(), item.value())));
     }
   }
+  const Given entries(own, given);
   for (const auto& item : own) {
-    if (!given.contains(item.key())) {
+    if (!entries.has(item.value())) {
       report.missing_keys.push_back(item.key());
     }
   }
+  entries.check_agreement(mistakes);
   const auto add = [&](const char* what, const std::vector<std::string>& keys) {
     if (strict && !keys.empty()) {
       mistakes.add(concat(

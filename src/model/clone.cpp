@@ -2,12 +2,15 @@
 #include "peft/clone.h"
 
 #include <algorithm>
+#include <unordered_map>
+#include <unordered_set>
 
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 
 #include "base/text.h"
 #include "hosting/module_host.h"
+#include "hosting/own_tensors.h"
 #include "hosting/replace_data.h"
 #include "model/adapter_tensors.h"
 #include "model/injection.h"
@@ -18,12 +21,94 @@ namespace peft {
 namespace detail {
 namespace {
 
+// Sequential::clone() numbers the children of its copy: they get the names
+// back by which configs and files know them.
+void restore_names(
+    const torch::nn::Module& from,
+    torch::nn::Module& to,
+    std::unordered_set<const torch::nn::Module*>& seen) {
+  const auto source = from.named_children();
+  const auto target = to.named_children();
+  if (!seen.insert(&from).second || source.size() != target.size()) {
+    return;
+  }
+  const bool renamed =
+      std::any_of(source.begin(), source.end(), [&](const auto& child) {
+        return !target.contains(child.key());
+      });
+  for (std::size_t i = 0; i < target.size() && renamed; ++i) {
+    to.unregister_module(target[i].key());
+  }
+  for (std::size_t i = 0; i < source.size(); ++i) {
+    if (renamed) {
+      to.register_module(source[i].key(), target[i].value());
+    }
+    restore_names(*source[i].value(), *target[i].value(), seen);
+  }
+}
+
+// One tensor of a layer that forward reads, in a walk over all layers.
+struct ReadTensor {
+  HostedTensor hosted;
+  bool is_registered;  // as the layer's own, under its name
+};
+
+std::vector<ReadTensor> read_tensors(const Host& host) {
+  std::vector<ReadTensor> found;
+  for (const HostedLayer& layer : host.layers()) {
+    const auto own =
+        layer.seat ? own_tensors_of(*layer.seat) : std::vector<OwnTensor>();
+    for (const HostedTensor& tensor : layer.tensors) {
+      const bool is_registered =
+          std::any_of(own.begin(), own.end(), [&](const OwnTensor& o) {
+            return o.name == tensor.name && o.registered.is_same(tensor.base);
+          });
+      found.push_back({tensor, is_registered});
+    }
+  }
+  return found;
+}
+
+// clone() gives each layer tensors of its own, by what is registered: layers
+// that read one tensor, a head and its table, do so in the copy as well.
+void restore_ties(const Host& from, const Host& to) {
+  const auto source = read_tensors(from);
+  const auto target = read_tensors(to);
+  if (source.size() != target.size()) {
+    return;
+  }
+  std::unordered_map<const void*, std::size_t> owners;
+  for (std::size_t i = 0; i < source.size(); ++i) {
+    const void* tensor = source[i].hosted.base.unsafeGetTensorImpl();
+    const auto [place, is_first] = owners.try_emplace(tensor, i);
+    if (!is_first && source[i].is_registered &&
+        !source[place->second].is_registered) {
+      place->second = i;
+    }
+  }
+  for (std::size_t i = 0; i < source.size(); ++i) {
+    const at::Tensor& tensor = source[i].hosted.base;
+    const std::size_t owner = owners.at(tensor.unsafeGetTensorImpl());
+    if (owner != i) {
+      target[i].hosted.place->put(target[owner].hosted.base);
+    } else if (!source[i].is_registered) {  // its values were not copied
+      at::Tensor copy = tensor.detach().clone();
+      copy.set_requires_grad(tensor.requires_grad());
+      target[i].hosted.place->put(copy);
+    }
+  }
+}
+
 // libtorch's own clone(), which only classes derived from Cloneable have.
 std::shared_ptr<torch::nn::Module> plain_clone(
     const torch::nn::Module& model,
     const Host& host) {
   try {
-    return model.clone();
+    const std::shared_ptr<torch::nn::Module> copy = model.clone();
+    std::unordered_set<const torch::nn::Module*> seen;
+    restore_names(model, *copy, seen);
+    restore_ties(host, ModuleHost(*copy));
+    return copy;
   } catch (const c10::Error& error) {
     throw Error(
         ErrorKind::unsupported,
@@ -114,8 +199,9 @@ class Replanner {
     for (const Target& target : adapter.targets) {
       const std::size_t i = index_of(target);
       PlannedTarget planned{to_[i], target, target.attachment->method};
-      if (to_[i].layout) {
-        planned.hosted.layout = target.weight->layout();
+      const WeightLayout& layout = target.weight->layout();
+      if (to_[i].layout || layout.form != WeightLayout::Form::whole) {
+        planned.hosted.layout = layout;
       }
       if (target.bias) {
         const std::size_t bias = index_of(target.bias->base());
@@ -251,10 +337,13 @@ void copy_adapters(
 
 // The original's present requires_grad for the copy's own parameters.
 void copy_requires_grad(const Host& from, const Host& to) {
-  const auto source = from.parameters();
-  const auto target = to.parameters();
-  for (std::size_t i = 0; i < source.size() && i < target.size(); ++i) {
-    target[i].second.set_requires_grad(source[i].second.requires_grad());
+  std::unordered_map<std::string, bool> required;
+  for (const auto& [name, parameter] : from.parameters()) {
+    required.emplace(name, parameter.requires_grad());
+  }
+  for (const auto& [name, parameter] : to.parameters()) {
+    const auto found = required.find(name);
+    parameter.set_requires_grad(found != required.end() && found->second);
   }
 }
 

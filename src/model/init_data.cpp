@@ -23,8 +23,7 @@ InjectionPlan fit_to_data(
     InjectionPlan plan,
     const Host& host,
     const ModelState* state,
-    const StateDict& data,
-    const GivenWeights& given) {
+    const StateDict& data) {
   const MethodEntry& entry = method_entry(*plan.config);
   if (!entry.adopt_data) {
     return plan;
@@ -47,7 +46,7 @@ InjectionPlan fit_to_data(
   if (paths.size() < plan.targets.size()) {
     config->target_modules = exact_choice(paths, host.layers());
   }
-  return plan_injection(*config, host, state, plan.name, {}, given);
+  return plan_injection(*config, host, state, plan.name, plan.given);
 }
 
 void check_init_data(

@@ -12,8 +12,7 @@ InjectionPlan fit_to_data(
     InjectionPlan plan,
     const Host& host,
     const ModelState* state,
-    const StateDict& data,
-    const GivenWeights& given);
+    const StateDict& data);
 
 /// Throws Error (config) when layers of `plan` start from data that is not
 /// there, (shape) when it does not fit them.

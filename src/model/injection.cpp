@@ -236,9 +236,16 @@ Adapters inject(
         *options.layers_of, [&] { return module_paths(host.layers()); });
     adopted = adopt_state_dict(config, host, layers_of);
   }
-  InjectionPlan plan =
-      plan_injection(adopted ? *adopted : config, host, state.get(), name);
-  const GivenWeights given{options.weights, options.own_base_weights};
+  const GivenTensors given{
+      .any = shapes != nullptr,
+      .weights = options.weights,
+      .own_base_weights = options.own_base_weights};
+  InjectionPlan plan = plan_injection(
+      adopted ? *adopted : config,
+      host,
+      state.get(),
+      name,
+      {.any = given.any});
   if (shapes) {
     plan = fit_to_weights(
         std::move(plan),
@@ -248,9 +255,11 @@ Adapters inject(
         given,
         apart);
   }
+  if (shapes && !options.partial) {
+    check_replicated(plan, options.weights ? *options.weights : layers_of);
+  }
   if (options.init_data) {
-    plan = fit_to_data(
-        std::move(plan), host, state.get(), *options.init_data, given);
+    plan = fit_to_data(std::move(plan), host, state.get(), *options.init_data);
   }
   check_init_data(plan, options);
   return carry_out(std::move(plan), host, state, options);

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "config/lora_variants.h"
 #include "hosting/adapted_tensor.h"
 #include "model/choose.h"
 #include "model/layer_names.h"
@@ -118,18 +119,31 @@ void check_ownership(
             "peft::adapt; inject through the module those adapters were "
             "injected through"));
   }
-  if (adapted && tensor.layout &&
-      adapted->weight()->layout().form != tensor.layout->form) {
+  if (!adapted || !tensor.layout) {
+    return;
+  }
+  const auto text_of = [](const WeightLayout& layout) {
+    return layout.describe() + (layout.inputs_first ? ", inputs first," : "");
+  };
+  const WeightLayout& before = adapted->weight()->layout();
+  if (before.form != tensor.layout->form ||
+      before.inputs_first != tensor.layout->inputs_first) {
     planning.mistakes.add(
         ErrorKind::state,
         concat(
             where,
             " is already adapted as ",
-            adapted->weight()->layout().describe(),
+            text_of(before),
             " and cannot be read as ",
-            tensor.layout->describe(),
+            text_of(*tensor.layout),
             " beside that"));
   }
+}
+
+WeightLayout turned(WeightLayout layout) {
+  std::swap(layout.inputs, layout.outputs);
+  layout.inputs_first = !layout.inputs_first;
+  return layout;
 }
 
 InjectionPlan plan_injection(
@@ -137,15 +151,18 @@ InjectionPlan plan_injection(
     const Host& host,
     const ModelState* state,
     const std::string& name,
-    const OneObject& one_object,
-    const GivenWeights& given) {
+    const GivenTensors& given) {
   Mistakes mistakes(
       ErrorKind::config,
       concat("cannot inject adapter '", name, "' into ", host.type()));
   check_name(name, state, mistakes);
-  config.check(mistakes);
+  if (given.any) {
+    check_beside_tensors(config, mistakes);
+  } else {
+    config.check(mistakes);
+  }
   check_only_one_trains(config, state, mistakes);
-  InjectionPlan plan{.name = name, .config = config.clone()};
+  InjectionPlan plan{.name = name, .config = config.clone(), .given = given};
   const auto layers = host.layers();
   check_other_models(host, layers, state, mistakes);
   const auto names = layer_names(layers);
@@ -157,7 +174,7 @@ InjectionPlan plan_injection(
       .layers = layers,
       .plan = plan,
       .mistakes = mistakes,
-      .one_object = one_object};
+      .given = given};
   try {
     plan_adapted_weights(planning, names);
     plan_saved_modules(planning, names);

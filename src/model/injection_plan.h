@@ -30,37 +30,47 @@ struct PlannedTarget {
   std::optional<WeightLayout> own_layout = {};
 };
 
-struct InjectionPlan {
-  std::string name;
-  std::unique_ptr<AdapterConfig> config;
-  MatchReport report;
-  std::vector<PlannedTarget> targets;
-  StateDict base_keys;  // see AdapterRecord
-};
+/// Paths of layers that were one object with another in the model of the file
+/// that is loaded, and whether the adapter's tensors stand in it twice then.
+using OneObject = std::map<std::string, bool>;
 
-/// What is loaded into an adapter that is planned.
-struct GivenWeights {
+/// What tensors that are there already say beyond their config.
+struct GivenTensors {
+  bool any = false;
+  /// Layers that get no adapter of their own: they use that of the other layer
+  /// that has their weight.
+  OneObject one_object = {};
+  /// Parameters whose factors fit them only the other way round than their
+  /// class was registered.
+  std::set<std::string> turned = {};
+  /// Set: the values, of which some may be the base's own.
   const StateDict* weights = nullptr;
   /// Weights of layers that are neither tables nor their heads may come along
   /// too: see LoadOptions.
   bool own_base_weights = false;
 };
 
-/// Paths of layers that were one object with another in the model of the file
-/// that is loaded, and whether the adapter's tensors stand in it twice then.
-using OneObject = std::map<std::string, bool>;
+struct InjectionPlan {
+  std::string name;
+  std::unique_ptr<AdapterConfig> config;
+  MatchReport report;
+  std::vector<PlannedTarget> targets;
+  StateDict base_keys;  // see AdapterRecord
+  GivenTensors given = {};
+};
 
 /// Matches and checks. `state` is the model's, or nullptr before the first
-/// injection. Layers in `one_object` get no adapter of their own: they use
-/// that of the other layer that has their weight. What `given` holds of the
-/// base becomes the adapter's own. Throws Error naming every mistake.
+/// injection. What `given` holds of the base becomes the adapter's own. Throws
+/// Error naming every mistake.
 InjectionPlan plan_injection(
     const AdapterConfig& config,
     const Host& host,
     const ModelState* state,
     const std::string& name,
-    const OneObject& one_object = {},
-    const GivenWeights& given = {});
+    const GivenTensors& given = {});
+
+/// `layout` with inputs and outputs the other way round in the weight.
+WeightLayout turned(WeightLayout layout);
 
 /// The dry run behind peft::match_report.
 MatchReport report_matches(const AdapterConfig& config, const Host& host);

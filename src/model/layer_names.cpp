@@ -29,6 +29,13 @@ std::string obstacle_of(const HostedLayer& layer) {
          "convolutions, and its forward reads none of its own so";
 }
 
+// What PEFT's target_parameters can name: weights of 2 or 3 dimensions,
+// whatever kind of layer has them.
+bool is_target_parameter(const HostedTensor& tensor) {
+  const auto dimensions = tensor.base.dim();
+  return !tensor.is_buffer && (dimensions == 2 || dimensions == 3);
+}
+
 class Chooser {
  public:
   Chooser(const std::vector<HostedLayer>& layers, MatchReport& report)
@@ -77,6 +84,7 @@ class Chooser {
             "target_parameters: '",
             name,
             "' meets no parameter that can take an adapter",
+            why_no_parameter(layers_, name),
             suffix_hint(name, parameter_paths())));
       }
     }
@@ -86,8 +94,7 @@ class Chooser {
     std::vector<std::string> paths;
     for (const HostedLayer& layer : layers_) {
       for (const HostedTensor& tensor : layer.tensors) {
-        if (tensor.layout && !layer.path.empty() &&
-            !is_computed(layer, tensor)) {
+        if (is_target_parameter(tensor) && !is_computed(layer, tensor)) {
           paths.push_back(join_path(layer.path, tensor.name));
         }
       }
@@ -171,15 +178,17 @@ class Chooser {
     if (!has_path_suffix(path, name) || is_computed(layers_[i], tensor)) {
       return false;  // a parameter is the model's own
     }
-    if (tensor.layout) {
+    const bool can = is_target_parameter(tensor);
+    if (can) {
       add({{i, t}, npos, true});
     }
-    const auto reason = tensor.layout
-        ? concat("target_parameters has '", name, "'")
-        : std::string("not a weight that can take an adapter");
     report_.modules.push_back(
-        {path, "parameter", tensor.layout.has_value(), reason});
-    return tensor.layout.has_value();
+        {path,
+         "parameter",
+         can,
+         can ? concat("target_parameters has '", name, "'")
+             : std::string("not a parameter of 2 or 3 dimensions")});
+    return can;
   }
 
   void add(ChosenWeight choice) {
@@ -232,6 +241,44 @@ std::vector<ModuleName> layer_names(const std::vector<HostedLayer>& layers) {
     }
   }
   return names;
+}
+
+std::string why_no_parameter(
+    const std::vector<HostedLayer>& layers,
+    const std::string& name) {
+  const auto is_meant = [&](const HostedLayer& layer, const auto& tensor) {
+    return has_path_suffix(join_path(layer.path, tensor), name);
+  };
+  for (const HostedLayer& layer : layers) {
+    for (const std::string& tensor : layer.unknown_tensors) {
+      if (is_meant(layer, tensor)) {
+        return layer.path.empty()
+            ? concat(
+                  ": '",
+                  tensor,
+                  "' is the model's own, and adapters stand below a model "
+                  "alone (as in PEFT): put it inside another module")
+            : concat(
+                  ": '",
+                  join_path(layer.path, tensor),
+                  "' is one of a ",
+                  layer.type,
+                  ", a class that this library does not know; register it "
+                  "with peft::register_layer");
+      }
+    }
+    for (const HostedTensor& tensor : layer.tensors) {
+      if (is_meant(layer, tensor.name) && !is_target_parameter(tensor)) {
+        return concat(
+            ": '",
+            join_path(layer.path, tensor.name),
+            "' has ",
+            tensor.base.dim(),
+            " dimensions, and those of 2 or 3 can (as in PEFT)");
+      }
+    }
+  }
+  return "";
 }
 
 std::vector<ChosenWeight> choose_weights(

@@ -43,4 +43,10 @@ std::vector<ChosenWeight> choose_weights(
     const std::vector<HostedLayer>& layers,
     MatchReport& report);
 
+/// Why target_parameters that say `name` meet nothing, as the end of a
+/// sentence; "" when no parameter is called so.
+std::string why_no_parameter(
+    const std::vector<HostedLayer>& layers,
+    const std::string& name);
+
 }  // namespace peft::detail

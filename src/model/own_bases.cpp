@@ -37,7 +37,7 @@ class Planner {
   Planner(
       InjectionPlan& plan,
       const std::vector<HostedLayer>& layers,
-      const GivenWeights& given,
+      const GivenTensors& given,
       Mistakes& mistakes)
       : plan_(plan), layers_(layers), given_(given), mistakes_(mistakes) {
     if (given.weights) {
@@ -344,7 +344,7 @@ class Planner {
 
   InjectionPlan& plan_;
   const std::vector<HostedLayer>& layers_;
-  const GivenWeights& given_;
+  const GivenTensors& given_;
   Mistakes& mistakes_;
   std::unordered_map<std::string, at::Tensor> values_;     // given, by key
   std::unordered_map<std::string, std::string> prefixes_;  // by layer
@@ -377,7 +377,7 @@ bool has_values_of(const at::Tensor& base, const at::Tensor& value) {
 void plan_own_bases(
     InjectionPlan& plan,
     const std::vector<HostedLayer>& layers,
-    const GivenWeights& given,
+    const GivenTensors& given,
     Mistakes& mistakes) {
   Planner(plan, layers, given, mistakes).run();
 }

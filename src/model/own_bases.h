@@ -21,7 +21,7 @@ namespace peft::detail {
 void plan_own_bases(
     InjectionPlan& plan,
     const std::vector<HostedLayer>& layers,
-    const GivenWeights& given,
+    const GivenTensors& given,
     Mistakes& mistakes);
 
 /// Gives each target of the method the adapter's own copy of what it stands on.

@@ -9,6 +9,7 @@
 #include <c10/core/ScalarType.h>
 
 #include "base/text.h"
+#include "hosting/adapted_tensor.h"
 #include "matching/name_pattern.h"
 #include "model/adopt_state_dict.h"
 #include "model/layer_names.h"
@@ -99,13 +100,23 @@ class WeightPlanner {
           concat(
               "target_parameters ",
               list_names(planning_.rules.target_parameters),
-              " meet no parameter that can take an adapter; ",
+              " meet no parameter that can take an adapter",
+              reasons(),
+              "; ",
               std::any_of(layers.begin(), layers.end(), is_foreign)
                   ? "name floating-point parameters of two or three dimensions "
                     "that forward reads"
                   : "name parameters of known layers, or register the class "
                     "with peft::register_layer"));
     }
+  }
+
+  std::string reasons() const {
+    std::string text;
+    for (const std::string& name : planning_.rules.target_parameters) {
+      text += why_no_parameter(planning_.layers, name);
+    }
+    return text;
   }
 
   // PEFT nests the adapters of several bare parameters of one module: the last
@@ -125,16 +136,46 @@ class WeightPlanner {
             .bare;
   }
 
-  // PEFT reads the table of an Embedding in target_parameters as a matrix.
   HostedTensor as_chosen(const ChosenWeight& choice) const {
-    HostedTensor tensor =
-        planning_.layers[choice.weight.layer].tensors[choice.weight.tensor];
-    if (choice.as_parameter &&
-        tensor.layout->form == WeightLayout::Form::table) {
-      tensor.layout = WeightLayout::bare(tensor.base);
+    const HostedLayer& layer = planning_.layers[choice.weight.layer];
+    HostedTensor tensor = layer.tensors[choice.weight.tensor];
+    if (choice.as_parameter) {
+      tensor.layout = as_parameter(tensor);
     }
     tensor.layout->without_operator = is_bare(choice);
+    if (is_bare(choice)) {
+      turn_as_others(tensor);
+    }
+    if (planning_.given.turned.contains(join_path(layer.path, tensor.name))) {
+      tensor.layout = turned(*tensor.layout);
+    }
     return tensor;
+  }
+
+  // PEFT reads a parameter as [outputs, inputs], or as a stack of such
+  // matrices, whatever its layer does with it. Which way a stack lies its class
+  // says.
+  static WeightLayout as_parameter(const HostedTensor& tensor) {
+    const auto& own = tensor.layout;
+    if (own && own->form == WeightLayout::Form::stack) {
+      return *own;
+    }
+    WeightLayout layout = WeightLayout::bare(tensor.base);
+    layout.positions_first = own && own->positions_first;
+    return layout;
+  }
+
+  // One weight is read in one way: as by the parameter's first adapter.
+  static void turn_as_others(HostedTensor& tensor) {
+    const auto* adapted = as_adapted(tensor.place->get());
+    if (!adapted) {
+      return;
+    }
+    const WeightLayout& first = adapted->weight()->layout();
+    if (first.without_operator && first.form == tensor.layout->form &&
+        first.inputs_first != tensor.layout->inputs_first) {
+      tensor.layout = turned(*tensor.layout);
+    }
   }
 
   void plan_target(const ChosenWeight& choice) {
@@ -143,6 +184,7 @@ class WeightPlanner {
     const auto bias = bias_of(layer, tensor);
     tensor.layout->has_bias = bias.has_value();
     const std::string where = join_path(layer.path, tensor.name);
+    note_turned(where, *tensor.layout);
     Target target{
         .layer_path = layer.path,
         .layer_type = layer.type,
@@ -186,6 +228,20 @@ class WeightPlanner {
       planned.bias = bias;
     }
     planning_.plan.targets.push_back(std::move(planned));
+  }
+
+  void note_turned(const std::string& where, const WeightLayout& layout) {
+    if (planning_.given.turned.contains(where)) {
+      planning_.plan.report.notes.push_back(concat(
+          "'",
+          where,
+          "' is read as ",
+          layout.describe(),
+          layout.inputs_first ? ", inputs first" : "",
+          ", as only so the shapes that are loaded fit it; register it as "
+          "WeightUse::",
+          layout.inputs_first ? "linear_transposed" : "linear"));
+    }
   }
 
   // The rows of the layer's bias that are added to what this weight gives.

@@ -21,7 +21,7 @@ struct Planning {
   InjectionPlan& plan;
   Mistakes& mistakes;
   std::set<std::string> saved = {};  // tensor paths of modules trained whole
-  const OneObject& one_object;
+  const GivenTensors& given;
 };
 
 /// Adds a mistake when the tensor carries adapters of another owner, or of

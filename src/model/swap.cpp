@@ -9,6 +9,7 @@
 
 #include "base/text.h"
 #include "config/copy_fields.h"
+#include "config/lora_variants.h"
 #include "hosting/adapted_tensor.h"
 #include "model/adapter_tensors.h"
 #include "model/attach.h"
@@ -108,7 +109,7 @@ std::vector<MadeTarget> make_own_bases(
   }
   const std::size_t own = record.targets.size();
   plan_own_bases(
-      plan, host.layers(), {&weights, record.own_base_weights}, mistakes);
+      plan, host.layers(), {.weights = &weights, .own_base_weights = record.own_base_weights}, mistakes);
   for (std::size_t i = 0; i < own; ++i) {
     const auto& layout = plan.targets[i].own_layout;
     const bool changes = layout && !record.targets[i].tied_to &&
@@ -227,7 +228,7 @@ void Swap::fit() {
   Mistakes mistakes(
       ErrorKind::config,
       concat("[", asking_, "] cannot swap adapter '", record_.name, "'"));
-  config_->check(mistakes);
+  check_beside_tensors(*config_, mistakes);
   mistakes.raise_if_any();
 }
 
@@ -267,7 +268,7 @@ void Swap::plan_new_bases(
     const Host& host,
     Mistakes& mistakes) const {
   plan_own_bases(
-      plan, host.layers(), {&weights, record_.own_base_weights}, mistakes);
+      plan, host.layers(), {.weights = &weights, .own_base_weights = record_.own_base_weights}, mistakes);
   for (std::size_t i = targets_.size(); i < plan.targets.size(); ++i) {
     PlannedTarget& planned = plan.targets[i];
     const auto* adapted = as_adapted(planned.hosted.place->get());

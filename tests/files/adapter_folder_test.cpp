@@ -17,6 +17,7 @@ namespace peft_test {
 namespace {
 
 namespace fs = std::filesystem;
+namespace nn = torch::nn;
 using peft::ErrorKind;
 using testing::AllOf;
 using testing::HasSubstr;
@@ -303,6 +304,68 @@ peft::LoraConfig norm_config() {
   config.target_modules = {"query"};
   config.modules_to_save = {"norm"};
   return config;
+}
+
+// What PEFT trained with layer_replication: its file is for the deeper model.
+class Replicated : public AdapterFolder {
+ protected:
+  void SetUp() override {
+    AdapterFolder::SetUp();
+    inject_random();
+    peft::save_pretrained(*model_, path_);
+    const std::string null = "\"layer_replication\": null";
+    std::string json = bytes(path_ / "adapter_config.json");
+    json.replace(
+        json.find(null),
+        null.size(),
+        "\"layer_replication\": [[0, 1], [0, 1]]");
+    std::ofstream(path_ / "adapter_config.json") << json;
+  }
+};
+
+TEST_F(Replicated, GoesIntoAModelThatHasAllTheLayers) {
+  const Tensor y = model_->forward(text_ids());
+  auto model = fresh();
+  auto adapters = peft::load_adapter(*model, path_);
+  EXPECT_TRUE(torch::equal(model->forward(text_ids()), y));
+  // It stays what it was, for PEFT, in all that may follow.
+  peft::hotswap_adapter(*model, path_);
+  peft::attach_adapter(*model, path_, "attached");
+  adapters.set_adapter("attached");
+  EXPECT_TRUE(torch::equal(model->forward(text_ids()), y));
+  auto copy = peft::clone(model);
+  EXPECT_TRUE(torch::equal(copy->forward(text_ids()), y));
+  peft::save_adapter(*model, folder_ / "again", "default");
+  const auto config = peft::load_adapter_config(folder_ / "again");
+  EXPECT_EQ(
+      dynamic_cast<const peft::LoraConfig&>(*config).layer_replication,
+      dynamic_cast<const peft::LoraConfig&>(*peft::load_adapter_config(path_))
+          .layer_replication);
+}
+
+TEST_F(Replicated, IsRefusedByAModelThatHasNot) {
+  nn::Sequential block;
+  block->push_back("up", nn::Linear(6, 5));
+  block->push_back("down", nn::Linear(nn::LinearOptions(5, 6).bias(false)));
+  nn::ModuleList blocks(block);
+  nn::Sequential shallow;
+  shallow->register_module("blocks", blocks.ptr());
+  shallow->register_module("embedding", nn::Embedding(10, 6));
+  shallow->register_module("head", nn::Linear(6, 3));
+  EXPECT_THAT(
+      error_of(
+          ErrorKind::unsupported, [&] { peft::load_adapter(*shallow, path_); }),
+      AllOf(
+          HasSubstr("layer_replication = [[0,1],[0,1]]"),
+          HasSubstr("has no 'blocks.1.down', 'blocks.1.up'; build the model "
+                    "with all the layers")));
+  const auto config = peft::load_adapter_config(path_);
+  auto model = fresh();
+  EXPECT_THAT(
+      error_of(
+          ErrorKind::unsupported,
+          [&] { peft::inject_adapter_in_model(*config, *model); }),
+      HasSubstr("layer_replication = [[0,1],[0,1]] repeats layers"));
 }
 
 TEST(SavedModules, AreSpelledOutWherePeftWouldTakeMore) {

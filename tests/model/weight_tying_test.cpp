@@ -152,6 +152,54 @@ TEST(WeightTying, SaysWhenThereIsNothingToTie) {
   EXPECT_THAT(warnings.all(), HasSubstr("no chosen weight is tied"));
 }
 
+// A table with two heads, as translation models have them.
+struct TwoHeads : torch::nn::Module {
+  TwoHeads() {
+    namespace nn = torch::nn;
+    table = register_module("table", nn::Embedding(9, 6));
+    for (auto [name, head] : {std::pair("a", &a), std::pair("b", &b)}) {
+      *head = register_module(
+          name, nn::Linear(nn::LinearOptions(6, 9).bias(false)));
+      (*head)->weight = table->weight;
+    }
+  }
+  torch::nn::Embedding table{nullptr};
+  torch::nn::Linear a{nullptr}, b{nullptr};
+};
+
+peft::LoraConfig apart(std::initializer_list<std::string> targets) {
+  auto config = tying(targets);
+  config.ensure_weight_tying = false;
+  return config;
+}
+
+TEST(WeightTying, IsNotedOnceForAllThatShareATensor) {
+  TwoHeads model;
+  {
+    const CollectWarnings warnings;
+    peft::inject_adapter_in_model(apart({"table"}), model, "first");
+    EXPECT_EQ(
+        warnings.all(),
+        "adapter 'first': 'table.weight' is the same tensor as 'a.weight', "
+        "'b.weight'; only the first is adapted, target all to adapt all, or "
+        "set ensure_weight_tying for one adapter in all\n");
+  }
+  {
+    const CollectWarnings warnings;
+    peft::inject_adapter_in_model(apart({"table"}), model, "second");
+    EXPECT_EQ(warnings.all(), "");
+  }
+  const CollectWarnings warnings;
+  peft::inject_adapter_in_model(apart({"table", "a"}), model, "third");
+  EXPECT_EQ(
+      warnings.all(),
+      "adapter 'third': 'table.weight', 'a.weight' are the same tensor as "
+      "'b.weight'; only the first 2 are adapted, target all to adapt all, or "
+      "set ensure_weight_tying for one adapter in all\n");
+  peft::inject_adapter_in_model(apart({"table", "a", "b"}), model, "fourth");
+  EXPECT_EQ(warnings.size(), 1);
+}
+
 TEST(WeightTying, RefusesWhatHasNoFormForAHead) {
   TiedModel model;
   auto config = tying({"embed_tokens"});

@@ -106,7 +106,37 @@ class Tied(nn.Module):
         return torch.tensor([[3, 1, 8], [1, 0, 7]])
 
 
-MODELS = {"text": Text, "convolutions": Convolutions, "attention": Attention, "tied": Tied}
+class Mix(nn.Module):
+    """One matrix, used as x w."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(6, 5))
+
+    def forward(self, x):
+        return x @ self.w
+
+
+class Parameters(nn.Module):
+    """Weights of two and three dimensions, for target_parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(7, 6)
+        self.mix = Mix()
+        self.conv = nn.Conv1d(5, 4, 3, padding=1)
+        self.both = nn.Bilinear(4, 3, 2)
+
+    def forward(self, x):
+        x = self.mix(torch.tanh(self.linear(x)))
+        x = self.conv(x.transpose(1, 2)).transpose(1, 2).contiguous()
+        return self.both(x, x[..., :3].contiguous())
+
+    def example(self):
+        return torch.randn(3, 5, 7)
+
+
+MODELS = {"text": Text, "convolutions": Convolutions, "attention": Attention, "tied": Tied, "parameters": Parameters}
 QV = ["query", "value"]
 CONVOLUTIONS = ["c1", "c2", "c3"]
 STEPS = 20
@@ -208,6 +238,11 @@ CASES = {
     "grown_head": tied_lora(grown=12, target_modules=["body", "lm_head"]),
     "grown_saved": tied_lora(grown=12, modules_to_save=["embed_tokens", "lm_head"]),
     "other_table": tied_lora(grown=9, target_modules=["embed_tokens"], use_dora=True),
+    "parameters": ("parameters", {"default": lora(
+        target_parameters=["linear.weight", "mix.w", "conv.weight", "both.weight"], rank_pattern={"conv.weight": 3},
+        alpha_pattern={"mix.w": 5})}, {}),
+    "parameters_bfloat16": ("parameters", {"default": lora(
+        target_parameters=["linear.weight", "w", "conv.weight", "both.weight"])}, {"dtype": "bfloat16"}),
     "alora": ("text", {"default": lora(target_modules=QV, alora_invocation_tokens=[1, 2])},
               {"alora": [3, None], "no_training": "needs offsets"}),
     "alora_bias": ("text", {"default": lora(
@@ -466,7 +501,7 @@ def check_adoption(tool, folder, adapters, direction):
     config = adapters["default"]
     says_more = (config.modules_to_save, getattr(config, "alpha_pattern", None),
                  getattr(config, "trainable_token_indices", None), getattr(config, "ensure_weight_tying", False),
-                 getattr(config, "bias", "none") != "none")
+                 getattr(config, "bias", "none") != "none", getattr(config, "target_parameters", None))
     if any(says_more) or len(adapters) > 1:
         return
     whole = call(tool, "load", folder)

@@ -10,6 +10,7 @@
 
 #include <torch/torch.h>
 
+#include "peft/layer_kinds.h"
 #include "peft/safetensors.h"
 
 namespace peft_parity {
@@ -100,6 +101,33 @@ struct Tied : Model {
   nn::Linear body{nullptr}, lm_head{nullptr};
 };
 
+// One matrix, used as x w.
+struct Mix : nn::Module {
+  Mix() { w = register_parameter("w", torch::randn({6, 5})); }
+  Tensor w;
+};
+
+struct Parameters : Model {
+  Parameters() {
+    peft::register_layer<Mix>(
+        {{"w", &Mix::w, peft::WeightUse::linear_transposed}});
+    linear = register_module("linear", nn::Linear(7, 6));
+    mix = register_module("mix", std::make_shared<Mix>());
+    conv = register_module(
+        "conv", nn::Conv1d(nn::Conv1dOptions(5, 4, 3).padding(1)));
+    both = register_module("both", nn::Bilinear(4, 3, 2));
+  }
+  Tensor forward(const Tensor& input) override {
+    auto x = torch::tanh(linear(input)).matmul(mix->w);
+    x = conv(x.transpose(1, 2)).transpose(1, 2).contiguous();
+    return both(x, x.slice(2, 0, 3).contiguous());
+  }
+  nn::Linear linear{nullptr};
+  std::shared_ptr<Mix> mix;
+  nn::Conv1d conv{nullptr};
+  nn::Bilinear both{nullptr};
+};
+
 inline std::shared_ptr<Model> make(const std::string& name) {
   static const std::map<std::string, std::function<std::shared_ptr<Model>()>>
       models = {
@@ -107,6 +135,7 @@ inline std::shared_ptr<Model> make(const std::string& name) {
           {"convolutions", [] { return std::make_shared<Convolutions>(); }},
           {"attention", [] { return std::make_shared<Attention>(); }},
           {"tied", [] { return std::make_shared<Tied>(); }},
+          {"parameters", [] { return std::make_shared<Parameters>(); }},
       };
   return models.at(name)();
 }
