@@ -6,6 +6,7 @@
 #   make test-asan     the same under AddressSanitizer and UBSan
 #   make test-tsan     the tests of many threads under ThreadSanitizer
 #   make bench         times beside Python PEFT, as ratios
+#   make install       build and install library and program to PREFIX
 #   make format        format the code; make check-format only looks
 #   make clean         remove what was built (.venv stays)
 
@@ -17,7 +18,9 @@ setup := .venv/.ready
 folders := $(wildcard include src cli examples benchmarks tests)
 code = $(shell find $(folders) -name '*.h' -o -name '*.cpp')
 
-.PHONY: test demo demo-exported bench format check-format clean setup
+PREFIX ?= /usr/local
+
+.PHONY: test demo demo-exported bench install format check-format clean setup
 .PRECIOUS: build/%/build.ninja
 
 test: test-dev
@@ -35,6 +38,10 @@ demo demo-exported: build/dev/build.ninja
 
 bench: build/dev/build.ninja
 	cmake --build --preset dev --target bench
+
+install: build/release/build.ninja
+	cmake --build --preset release
+	cmake --install build/release --prefix "$(PREFIX)"
 
 test-%: build/%/build.ninja
 	cmake --build --preset $*

@@ -14,5 +14,8 @@ endfunction()
 
 peft_find_python_package(Libtorch_HINTS torch)
 find_package(Libtorch 2.11 REQUIRED)
+# Where the installed program finds it. INSTALL_RPATH_USE_LINK_PATH knows, but
+# leaves out folders of the project, as .venv is.
+get_filename_component(PEFT_LIBTORCH_FOLDER ${Libtorch_torch} DIRECTORY)
 find_package(PCRE2 REQUIRED)
 find_package(nlohmann_json 3.9 REQUIRED)

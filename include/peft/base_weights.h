@@ -31,10 +31,10 @@ PEFT_API StateDict get_base_model_state_dict(
 
 /// Copies `state` into the model's own tensors, whatever its dtype and device;
 /// adapters stay, and merged weights follow. Of a tensor that layers share one
-/// entry is enough. Throws Error (shape) naming every entry of another shape, or
-/// with integers that the model's floats cannot hold exactly (or the other way
-/// round), two of one tensor that differ and, when `strict`, every missing and
-/// unexpected one; nothing is copied then.
+/// entry is enough. Throws Error (shape) naming every entry of another shape,
+/// or with integers that the model's floats cannot hold exactly (or the other
+/// way round), two of one tensor that differ and, when `strict`, every missing
+/// and unexpected one; nothing is copied then.
 PEFT_API LoadReport set_base_model_state_dict(
     torch::nn::Module& model,
     const StateDict& state,

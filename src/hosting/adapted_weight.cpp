@@ -369,8 +369,9 @@ WeightChange AdaptedWeight::change_by(const Active& active) const {
     if (a->method->replaces()) {
       continue;
     }
-    const CheapForm form =
-        a->bias_rows ? CheapForm() : a->method->cheap_form(application(*a, on, 1));
+    const CheapForm form = a->bias_rows
+        ? CheapForm()
+        : a->method->cheap_form(application(*a, on, 1));
     const auto* low_rank = std::get_if<LowRank>(&form);
     if (!std::holds_alternative<Observed>(form)) {
       change = std::max(

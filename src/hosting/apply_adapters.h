@@ -19,8 +19,8 @@
 
 namespace peft::detail {
 
-/// y = beta * bias + alpha * x W for W [inputs, outputs]: F::linear, matmul, mm
-/// and addmm. x [..., inputs], y [..., outputs].
+/// y = beta * bias + alpha * x W, W read as [outputs, inputs] by F::linear, as
+/// [inputs, outputs] by matmul, mm, addmm. x [..., inputs], y [..., outputs].
 struct LinearCall {
   /// Without a bias when it is undefined.
   using Run = c10::function_ref<at::Tensor(

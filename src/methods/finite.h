@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Data that cannot be used, told as a mistake in the data.
+// NaN and infinity in tensors; in data, told as a mistake in the data.
 #pragma once
 
 #include <string>
@@ -12,9 +12,14 @@
 
 namespace peft::detail {
 
+/// Whether no entry is NaN or infinite.
+inline bool is_finite(const at::Tensor& tensor) {
+  return at::isfinite(tensor).all().item<bool>();
+}
+
 /// Throws Error (input) saying `what` when an entry is NaN or infinite.
 inline void check_finite(const at::Tensor& tensor, const std::string& what) {
-  if (!at::isfinite(tensor).all().item<bool>()) {
+  if (!is_finite(tensor)) {
     throw Error(ErrorKind::input, what);
   }
 }

@@ -2,6 +2,7 @@
 // Which adapters run: the active set, on and off, taking adapters out.
 #include "base/text.h"
 #include "base/warning.h"
+#include "model/about_adapter.h"
 #include "model/choose.h"
 #include "model/injection.h"
 #include "peft/adapters.h"
@@ -72,9 +73,8 @@ void Adapters::delete_adapter(const std::string& name) {
     throw Error(
         ErrorKind::state,
         concat(
-            "[delete_adapter] '",
-            name,
-            "' is merged; call unmerge_adapter first, or merge_and_unload to "
+            detail::about_adapter("delete_adapter", name),
+            " is merged; call unmerge_adapter first, or merge_and_unload to "
             "keep what it does"));
   }
   if (state_->adapters.size() == 1) {

@@ -5,10 +5,11 @@
 
 #include "base/text.h"
 #include "hosting/module_host.h"
+#include "model/about_adapter.h"
 #include "model/attach.h"
-#include "model/make_target.h"
 #include "model/expert_order.h"
 #include "model/file_keys.h"
+#include "model/make_target.h"
 #include "model/residence.h"
 #include "model/swap.h"
 
@@ -145,11 +146,8 @@ void check_filled(const AdapterRecord& record, const char* asking) {
         throw Error(
             ErrorKind::state,
             concat(
-                "[",
-                asking,
-                "] adapter '",
-                record.name,
-                "' was injected empty (low_cpu_mem_usage) and has no weights "
+                about_adapter(asking, record.name),
+                " was injected empty (low_cpu_mem_usage) and has no weights "
                 "yet; load them with set_peft_model_state_dict first"));
       }
     }
@@ -221,9 +219,8 @@ LoadReport set_peft_model_state_dict(
     throw Error(
         ErrorKind::state,
         detail::concat(
-            "[set_peft_model_state_dict] '",
-            adapter_name,
-            "' is merged, and the merged weights would stay as they are; call "
+            detail::about_adapter("set_peft_model_state_dict", adapter_name),
+            " is merged, and the merged weights would stay as they are; call "
             "unmerge_adapter first"));
   }
   const StateDict weights = detail::in_todays_order(

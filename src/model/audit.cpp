@@ -69,16 +69,6 @@ constexpr const char* why_frozen =
     "parameters, as a train() of your own may, freezes the adapters below it "
     "too; leave them out there, or call set_requires_grad(name, true) after it";
 
-// "fc" of "fc.bias" and of "fc.base_layer.bias".
-std::string layer_of(const std::string& bias) {
-  std::string layer = bias.substr(0, bias.rfind('.'));
-  constexpr std::string_view adapted = ".base_layer";
-  if (layer.ends_with(adapted)) {
-    layer.resize(layer.size() - adapted.size());
-  }
-  return layer;
-}
-
 void look_at(
     const AdapterRecord& record,
     const std::string& layer,

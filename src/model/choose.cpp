@@ -117,6 +117,37 @@ void check_same_rows(const Chosen& chosen, const char* asking) {
 
 }  // namespace
 
+std::string no_such_adapter(const ModelState& state, const std::string& name) {
+  return concat(
+      "the model has no adapter '",
+      name,
+      "'",
+      did_you_mean(name, state.names()),
+      "; it has ",
+      list_names(state.names()),
+      name == no_adapter ? ", and a DisableAdapters scope runs the base model"
+                         : "");
+}
+
+std::vector<AdapterRecord*> look_up(
+    const ModelState& state,
+    const std::vector<std::string>& names,
+    Mistakes& mistakes) {
+  std::vector<AdapterRecord*> records;
+  for (const auto& name : names) {
+    AdapterRecord* found = state.find(name);
+    if (!found) {
+      mistakes.add(no_such_adapter(state, name));
+    } else if (
+        std::find(records.begin(), records.end(), found) != records.end()) {
+      mistakes.add(concat("adapter '", name, "' is named twice"));
+      found = nullptr;
+    }
+    records.push_back(found);
+  }
+  return records;
+}
+
 Chosen find_adapters(
     ModelState& state,
     const std::vector<std::string>& names,
@@ -133,26 +164,7 @@ Chosen find_adapters(
             "base model"));
   }
   Mistakes mistakes(ErrorKind::state, concat("[", asking, "] wrong names"));
-  std::vector<AdapterRecord*> chosen;
-  for (const auto& name : names) {
-    AdapterRecord* found = state.find(name);
-    if (!found) {
-      mistakes.add(concat(
-          "the model has no adapter '",
-          name,
-          "'",
-          did_you_mean(name, state.names()),
-          "; it has ",
-          list_names(state.names()),
-          name == no_adapter
-              ? ", and a DisableAdapters scope runs the base model"
-              : ""));
-    } else if (std::find(chosen.begin(), chosen.end(), found) != chosen.end()) {
-      mistakes.add(concat("adapter '", name, "' is named twice"));
-    } else {
-      chosen.push_back(found);
-    }
-  }
+  const auto chosen = look_up(state, names, mistakes);
   mistakes.raise_if_any();
   make_resident(state, chosen);
   const Chosen found(chosen.begin(), chosen.end());

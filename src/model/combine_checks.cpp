@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/combine_checks.h"
 
+#include <algorithm>
 #include <cmath>
 #include <map>
-#include <set>
 
 #include "base/text.h"
+#include "methods/finite.h"
 #include "model/adapter_tensors.h"
+#include "model/choose.h"
 #include "model/lora_update.h"
 #include "model/residence.h"
 
@@ -124,28 +126,16 @@ std::vector<Source> find_sources(
         names.size(), " adapters and ", weights.size(), " weights are given"));
   }
   std::vector<Source> sources;
-  std::vector<AdapterRecord*> records;
-  std::set<std::string> seen;
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    AdapterRecord* record = state.find(names[i]);
-    if (!record) {
-      mistakes.add(concat(
-          "the model has no adapter '",
-          names[i],
-          "'",
-          did_you_mean(names[i], state.names()),
-          "; it has ",
-          list_names(state.names())));
-    } else if (!seen.insert(names[i]).second) {
-      mistakes.add(concat("adapter '", names[i], "' is given twice"));
-    } else if (i < weights.size()) {
+  auto records = look_up(state, names, mistakes);
+  for (std::size_t i = 0; i < std::min(names.size(), weights.size()); ++i) {
+    if (records[i]) {
       if (!std::isfinite(weights[i])) {
         mistakes.add(concat("the weight of '", names[i], "' is ", weights[i]));
       }
-      sources.push_back({record, weights[i]});
-      records.push_back(record);
+      sources.push_back({records[i], weights[i]});
     }
   }
+  std::erase(records, nullptr);
   make_resident(state, records);
   return sources;
 }
@@ -187,8 +177,7 @@ void check_parts(
     check_filled(*record, asking);
     for (const Target& target : record->targets) {
       for (const at::Tensor& values : target.attachment->parameters) {
-        if (values.is_floating_point() &&
-            !values.isfinite().all().item<bool>()) {
+        if (!is_finite(values)) {
           mistakes.add(concat(
               "'",
               record->name,

@@ -193,9 +193,6 @@ std::set<std::string> module_paths(const AdapterRecord& record) {
     add_path(paths, target.layer_path);
     add_path(paths, target.file_prefix);
   }
-  for (const TrainedBias& trained : record.biases) {
-    add_path(paths, trained.file_key.substr(0, trained.file_key.rfind('.')));
-  }
   return paths;
 }
 

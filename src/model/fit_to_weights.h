@@ -9,8 +9,8 @@ namespace peft::detail {
 
 /// `plan` with ranks as the shapes of `weights` have them, parameters read as
 /// these shapes fit, and one adapter for layers that were one object where the
-/// file was written: those that have no tensors in it, or, at the paths `apart`,
-/// the same as another's. `given`: what else planning is to know.
+/// file was written: those that have no tensors in it, or, at the paths
+/// `apart`, the same as another's. `given`: what else planning is to know.
 InjectionPlan fit_to_weights(
     InjectionPlan plan,
     const Host& host,

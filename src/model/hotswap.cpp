@@ -5,6 +5,7 @@
 
 #include "base/text.h"
 #include "hosting/module_host.h"
+#include "model/about_adapter.h"
 #include "model/attach.h"
 #include "model/injection.h"
 #include "model/residence.h"
@@ -25,11 +26,8 @@ LoadReport hotswap(
     throw Error(
         ErrorKind::config,
         concat(
-            "[",
-            asking,
-            "] adapter '",
-            record.name,
-            "' is of method ",
+            about_adapter(asking, record.name),
+            " is of method ",
             record.config->peft_type(),
             ", the new one of ",
             config.peft_type(),
@@ -61,11 +59,8 @@ void check_not_merged(
     throw Error(
         ErrorKind::state,
         concat(
-            "[",
-            asking,
-            "] '",
-            record.name,
-            "' is merged; call unmerge_adapter first"));
+            about_adapter(asking, record.name),
+            " is merged; call unmerge_adapter first"));
   }
 }
 

@@ -241,11 +241,7 @@ Adapters inject(
       .weights = options.weights,
       .own_base_weights = options.own_base_weights};
   InjectionPlan plan = plan_injection(
-      adopted ? *adopted : config,
-      host,
-      state.get(),
-      name,
-      {.any = given.any});
+      adopted ? *adopted : config, host, state.get(), name, {.any = given.any});
   if (shapes) {
     plan = fit_to_weights(
         std::move(plan),

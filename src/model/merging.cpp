@@ -6,18 +6,15 @@
 
 #include "base/text.h"
 #include "hosting/program_layers.h"
+#include "methods/finite.h"
 #include "model/adapter_tensors.h"
 
 namespace peft::detail {
 namespace {
 
-bool is_all_finite(const at::Tensor& tensor) {
-  return !tensor.is_floating_point() || tensor.isfinite().all().item<bool>();
-}
-
 // Values that are no numbers where the base had some.
 bool is_broken(const at::Tensor& merged, const at::Tensor& base) {
-  if (is_all_finite(merged)) {
+  if (is_finite(merged)) {
     return false;
   }
   return merged.sizes() != base.sizes() ||
@@ -58,7 +55,7 @@ void Merging::run(const std::function<void(const Site&, MergedWeight)>& use) {
     try {
       MergedWeight merged = site->weight->merged_with(adapters_);
       if (is_broken(merged.weight, site->weight->base()) ||
-          (merged.offset.defined() && !is_all_finite(merged.offset))) {
+          (merged.offset.defined() && !is_finite(merged.offset))) {
         add(*site,
             "the merged weight has NaN or infinite values; an adapter seems "
             "to be broken");

@@ -7,6 +7,7 @@
 #include "base/warning.h"
 #include "hosting/adapted_tensor.h"
 #include "hosting/program_layers.h"
+#include "model/choose.h"
 #include "peft/error.h"
 
 namespace peft::detail {
@@ -47,15 +48,7 @@ AdapterRecord& ModelState::get(const std::string& name, const char* asking)
   }
   throw Error(
       ErrorKind::state,
-      concat(
-          "[",
-          asking,
-          "] the model has no adapter '",
-          name,
-          "'",
-          did_you_mean(name, names()),
-          "; it has ",
-          list_names(names())));
+      concat("[", asking, "] ", no_such_adapter(*this, name)));
 }
 
 const AdapterConfig& ModelState::published_config(const AdapterRecord& record) {

@@ -2,11 +2,11 @@
 // CorDA's pass over data: the covariance of each layer's inputs.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/matmul.h>
 
 #include "base/text.h"
 #include "hosting/input_observer.h"
+#include "methods/finite.h"
 #include "model/data_pass.h"
 #include "peft/error.h"
 #include "peft/lora_init_data.h"
@@ -32,7 +32,7 @@ struct Covariance {
     ++calls;
   }
 
-  bool is_finite() const { return at::isfinite(sum).all().item<bool>(); }
+  bool is_finite() const { return detail::is_finite(sum); }
 };
 
 void check_files(const CordaConfig& corda) {

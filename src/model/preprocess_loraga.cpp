@@ -2,9 +2,9 @@
 // LoRA-GA's pass over data: the mean gradient of each layer's weight.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/isfinite.h>
 
 #include "base/text.h"
+#include "methods/finite.h"
 #include "model/data_pass.h"
 #include "peft/error.h"
 #include "peft/lora_init_data.h"
@@ -100,7 +100,7 @@ StateDict preprocess_loraga(
     const at::Tensor gradient = gradients.mean(i);
     if (!gradient.defined()) {
       unseen.push_back(layers[i].path);
-    } else if (!at::isfinite(gradient).all().item<bool>()) {
+    } else if (!detail::is_finite(gradient)) {
       broken.push_back(layers[i].path);
     } else {
       data.insert(layers[i].path, gradient);

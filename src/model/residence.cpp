@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "model/about_adapter.h"
 #include "model/attach.h"
 #include "model/hotswap.h"
 #include "model/make_target.h"
@@ -90,11 +91,8 @@ void check_not_attached(const AdapterRecord& record, const char* asking) {
     throw Error(
         ErrorKind::state,
         concat(
-            "[",
-            asking,
-            "] '",
-            record.name,
-            "' was attached to a folder, which its values are read from: give "
+            about_adapter(asking, record.name),
+            " was attached to a folder, which its values are read from: give "
             "hotswap_adapter another folder, or load it with load_adapter to "
             "change its values"));
   }
@@ -163,11 +161,10 @@ void evict(const Adapters& adapters, const std::string& name) {
     throw Error(
         ErrorKind::state,
         concat(
-            "[evict] '",
-            name,
+            about_adapter("evict", name),
             record.source
-                ? "' is active or merged; switch to another first"
-                : "' was not attached by attach_adapter, so nothing "
+                ? " is active or merged; switch to another first"
+                : " was not attached by attach_adapter, so nothing "
                   "could read it again; delete_adapter takes it out"));
   }
   if (record.source->bytes > 0) {

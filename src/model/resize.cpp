@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "config/copy_fields.h"
 #include "hosting/module_host.h"
+#include "model/about_adapter.h"
 #include "model/adapter_tensors.h"
 #include "model/hotswap.h"
 #include "model/lora_update.h"
@@ -48,7 +49,7 @@ void check_convertible(const AdapterRecord& record, const char* asking) {
   check_filled(record, asking);
   Mistakes mistakes(
       ErrorKind::unsupported,
-      concat("[", asking, "] adapter '", record.name, "' has no form as LoRA"));
+      concat(about_adapter(asking, record.name), " has no form as LoRA"));
   for (const Target& target : record.targets) {
     if (target.role == Role::token_rows) {
       mistakes.add(concat(
@@ -109,11 +110,8 @@ void resize_adapter(
     throw Error(
         ErrorKind::unsupported,
         concat(
-            "[",
-            asking,
-            "] adapter '",
-            adapter_name,
-            "' is of method ",
+            about_adapter(asking, adapter_name),
+            " is of method ",
             record.config->peft_type(),
             "; convert_to_lora gives it a rank"));
   }

@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 #include "methods/holds_values.h"
+#include "model/about_adapter.h"
 #include "model/adapter_tensors.h"
 #include "model/model_state.h"
 #include "peft/adapters.h"
@@ -20,11 +21,8 @@ detail::Schedule& schedule_of(
     throw Error(
         ErrorKind::state,
         detail::concat(
-            "[",
-            asking,
-            "] adapter '",
-            name,
-            "' is a ",
+            detail::about_adapter(asking, name),
+            " is a ",
             record.config->inference_mode ? "frozen " : "",
             record.config->peft_type(),
             " adapter; only a trainable ADALORA adapter has ranks to share "

@@ -109,7 +109,10 @@ std::vector<MadeTarget> make_own_bases(
   }
   const std::size_t own = record.targets.size();
   plan_own_bases(
-      plan, host.layers(), {.weights = &weights, .own_base_weights = record.own_base_weights}, mistakes);
+      plan,
+      host.layers(),
+      {.weights = &weights, .own_base_weights = record.own_base_weights},
+      mistakes);
   for (std::size_t i = 0; i < own; ++i) {
     const auto& layout = plan.targets[i].own_layout;
     const bool changes = layout && !record.targets[i].tied_to &&
@@ -129,7 +132,10 @@ std::vector<MadeTarget> make_own_bases(
     const auto owner = plan.targets[i].target.tied_to;
     made.push_back(
         owner ? make_tied(std::move(plan.targets[i]), made.at(*owner - own))
-              : make_target(std::move(plan.targets[i]), false, {.autocast_adapter_dtype = record.autocast_dtype}));
+              : make_target(
+                    std::move(plan.targets[i]),
+                    false,
+                    {.autocast_adapter_dtype = record.autocast_dtype}));
   }
   return made;
 }
@@ -268,7 +274,10 @@ void Swap::plan_new_bases(
     const Host& host,
     Mistakes& mistakes) const {
   plan_own_bases(
-      plan, host.layers(), {.weights = &weights, .own_base_weights = record_.own_base_weights}, mistakes);
+      plan,
+      host.layers(),
+      {.weights = &weights, .own_base_weights = record_.own_base_weights},
+      mistakes);
   for (std::size_t i = targets_.size(); i < plan.targets.size(); ++i) {
     PlannedTarget& planned = plan.targets[i];
     const auto* adapted = as_adapted(planned.hosted.place->get());
@@ -290,14 +299,18 @@ void Swap::make_one(std::size_t i, PlannedTarget planned) {
     return;
   }
   if (i >= targets_.size()) {
-    made_.push_back(
-        make_target(std::move(planned), /*trainable=*/false, {.empty = true, .autocast_adapter_dtype = record_.autocast_dtype}));
+    made_.push_back(make_target(
+        std::move(planned),
+        /*trainable=*/false,
+        {.empty = true, .autocast_adapter_dtype = record_.autocast_dtype}));
     return;
   }
   const Target& target = targets_[i];
   const bool given = given_[i];
-  made_.push_back(
-      make_target(std::move(planned), is_trained(target), {.empty = given, .autocast_adapter_dtype = record_.autocast_dtype}));
+  made_.push_back(make_target(
+      std::move(planned),
+      is_trained(target),
+      {.empty = given, .autocast_adapter_dtype = record_.autocast_dtype}));
   const Target& now = made_.back().planned.target;
   // Goes on as it is where nothing is given.
   if (!target.of_method() && !now.attachment->parameters[0].is_meta() &&
@@ -355,7 +368,8 @@ void Swap::move_in_tree(
     if ((i < kept.size() && kept[i]) || !next.seat().layer) {
       continue;
     }
-    register_adapter(next.seat(), record_.name, made_[i].seated, next.weight, owner);
+    register_adapter(
+        next.seat(), record_.name, made_[i].seated, next.weight, owner);
     if (next.bias) {
       follow_dtype(next.seat(), made_[i].seated, next.bias);
     }

@@ -270,9 +270,24 @@ TEST_F(Scripts, GoWithTheirAdapters) {
 
 TEST_F(Scripts, HandlesMayOutliveThem) {
   auto adapters = peft::inject_adapter_in_model(config(), model_);
+  const auto factors = adapters.parameters("default");
+  std::weak_ptr<peft::detail::ModelState> state = adapters.state();
   model_ = torch::jit::Module("Empty");
+  // The handle goes on speaking of the adapter: of alpha / r = 1.5, scaled.
   adapters.set_scale("default", 2);
+  for (const auto& [layer, scaling] : adapters.scaling("default")) {
+    EXPECT_DOUBLE_EQ(scaling, 3) << layer;
+  }
+  EXPECT_EQ(adapters.names(), std::vector<std::string>{"default"});
+  const auto kept = adapters.parameters("default");
+  ASSERT_EQ(kept.size(), factors.size());
+  for (std::size_t i = 0; i < kept.size(); ++i) {
+    EXPECT_TRUE(kept[i].is_same(factors[i]));
+  }
   adapters.unload();
+  EXPECT_TRUE(adapters.names().empty());
+  error_of(peft::ErrorKind::state, [&] { adapters.set_scale("default", 1); });
+  EXPECT_EQ(state.use_count(), 1);  // nothing else holds it
 }
 
 }  // namespace

@@ -65,25 +65,30 @@ LayerCase layer(
     std::function<Tensor()> input,
     Form form,
     ProgramLayerHost::AddNode add_node = nullptr) {
+  WeightCase weight{.form = form, .weight = [](nn::Module& m) -> Tensor& {
+                      return m.as<Holder>()->weight;
+                    }};
+  if constexpr (!std::is_same_v<Holder, nn::Embedding>) {
+    weight.bias = [](nn::Module& m) { return &m.as<Holder>()->bias; };
+  }
+  const bool has_batch =
+      !name.ends_with("_1d") && !name.ends_with("_unbatched");
   return {
-      std::move(name),
-      form,
-      [make] { return make().ptr(); },
-      [](nn::Module& m, const Tensor& x) { return m.as<Holder>()->forward(x); },
-      [](nn::Module& m) -> Tensor& { return m.as<Holder>()->weight; },
-      [](nn::Module& m) {
-        if constexpr (std::is_same_v<Holder, nn::Embedding>) {
-          return Tensor();
-        } else {
-          return m.as<Holder>()->bias;
-        }
-      },
-      std::move(input),
-      std::move(add_node)};
+      .name = std::move(name),
+      .weights = {std::move(weight)},
+      .make = [make] { return make().ptr(); },
+      .forward = [](nn::Module& m,
+                    const Tensor& x) { return m.as<Holder>()->forward(x); },
+      .input = std::move(input),
+      .add_node = std::move(add_node),
+      .batch = has_batch ? std::optional<int64_t>(0) : std::nullopt};
 }
 
-std::function<Tensor()> normal(std::vector<int64_t> shape) {
-  return [shape] { return torch::randn(shape); };
+template <class Holder>
+LayerCase in_groups(LayerCase layer, int64_t groups) {
+  layer.weights[0].groups = groups;
+  layer.join_groups = [](nn::Module& m) { m.as<Holder>()->options.groups(1); };
+  return layer;
 }
 
 // Every second column of a wider tensor: not contiguous.
@@ -106,7 +111,7 @@ void PrintTo(const LayerCase& layer, std::ostream* out) {
 }
 
 std::vector<LayerCase> layer_cases() {
-  return {
+  std::vector<LayerCase> cases = {
       layer<nn::Linear>(
           "linear_2d",
           [] { return nn::Linear(7, 5); },
@@ -194,6 +199,22 @@ std::vector<LayerCase> layer_cases() {
           normal({2, 2, 3, 4, 5}),
           Form::kernel,
           add_convolution_node<nn::Conv3dImpl>),
+      in_groups<nn::Conv1d>(
+          layer<nn::Conv1d>(
+              "conv1d_groups",
+              [] { return nn::Conv1d(nn::Conv1dOptions(6, 9, 3).groups(3)); },
+              normal({2, 6, 8}),
+              Form::kernel,
+              add_convolution_node<nn::Conv1dImpl>),
+          3),
+      in_groups<nn::Conv2d>(
+          layer<nn::Conv2d>(
+              "conv2d_depthwise",
+              [] { return nn::Conv2d(conv2d(3, 6, 3).groups(3).padding(1)); },
+              normal({2, 3, 5, 4}),
+              Form::kernel,
+              add_convolution_node<nn::Conv2dImpl>),
+          3),
       layer<nn::Embedding>(
           "embedding",
           [] { return nn::Embedding(9, 5); },
@@ -201,6 +222,10 @@ std::vector<LayerCase> layer_cases() {
           Form::table,
           add_embedding_node),
   };
+  for (LayerCase& other : other_layer_cases()) {
+    cases.push_back(std::move(other));
+  }
+  return cases;
 }
 
 }  // namespace peft_test

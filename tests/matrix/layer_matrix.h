@@ -12,6 +12,7 @@
 #include "hosting/adapted_weight.h"
 #include "matrix/layer_cases.h"
 #include "matrix/method_cases.h"
+#include "support/error_of.h"
 #include "support/tiny_models.h"
 
 namespace peft_test {
@@ -49,7 +50,7 @@ class LayerMatrix : public testing::TestWithParam<MatrixCase> {
     if (host_kind() == HostKind::program && !layer_case().add_node) {
       GTEST_SKIP() << "several nodes in a program";
     }
-    if (!method().fits(layer_case())) {
+    if (!fits()) {
       GTEST_SKIP() << "the method has no form for this layer";
     }
     torch::manual_seed(3);
@@ -60,7 +61,9 @@ class LayerMatrix : public testing::TestWithParam<MatrixCase> {
       input_ = input_.to(dtype()).requires_grad_();
     }
     host_ = make_host();
-    base_ = weight();
+    for (std::size_t i = 0; i < weight_cases().size(); ++i) {
+      bases_.push_back(weight(i));
+    }
   }
 
   // The layer, with the same values each time, in a model of its own.
@@ -71,12 +74,21 @@ class LayerMatrix : public testing::TestWithParam<MatrixCase> {
     }
     auto layer = layer_case().make();
     layer->to(dtype());
-    for (const auto& p : layer_->named_parameters(false)) {
-      layer->named_parameters(false)[p.key()].set_data(
-          p.value().detach().clone());
+    copy_parameters(*layer_, *layer);
+    std::vector<ModuleLayerHost::Member> members;
+    for (const WeightCase& weight : weight_cases()) {
+      members.push_back(weight.weight);
     }
     return std::make_unique<ModuleLayerHost>(
-        layer, layer_case().forward, layer_case().weight);
+        layer, layer_case().forward, std::move(members));
+  }
+
+  static void copy_parameters(nn::Module& from, nn::Module& to) {
+    auto own = to.named_parameters();
+    for (const auto& p : from.named_parameters()) {
+      Tensor& copy = own[p.key()];
+      copy.set_data(p.value().detach().clone().to(copy.scalar_type()));
+    }
   }
 
   const MethodCase& method() const { return std::get<0>(GetParam()); }
@@ -90,8 +102,18 @@ class LayerMatrix : public testing::TestWithParam<MatrixCase> {
         : dtype();
   }
   HostKind host_kind() const { return std::get<3>(GetParam()); }
+  const std::vector<WeightCase>& weight_cases() const {
+    return layer_case().weights;
+  }
+  bool fits() const {
+    return std::all_of(
+        weight_cases().begin(), weight_cases().end(), method().fits);
+  }
+  bool mixes_groups() const {
+    return method().mixes_groups && weight_cases().front().groups > 1;
+  }
   nn::Module& model() { return host_->model(); }
-  Tensor& weight() { return host_->weight(); }
+  Tensor& weight(std::size_t place) { return host_->weight(place); }
   Tensor forward() { return host_->forward(input_); }
 
   peft::Adapters inject(const std::string& name = "default") {
@@ -118,51 +140,83 @@ class LayerMatrix : public testing::TestWithParam<MatrixCase> {
     return inject_into(model(), *config, name);
   }
 
-  Weights base_weights() const {
-    Weights base{base_.detach().to(torch::kFloat64), Tensor()};
-    if (const Tensor bias = layer_case().bias(*layer_); bias.defined()) {
-      base.bias = bias.detach().to(torch::kFloat64);
+  std::vector<Weights> base_weights() const {
+    std::vector<Weights> all;
+    for (std::size_t i = 0; i < weight_cases().size(); ++i) {
+      const WeightCase& of = weight_cases()[i];
+      const Tensor base = bases_[i].detach().to(torch::kFloat64);
+      Weights weights{
+          of.groups == 1 ? base : in_one_group(base, of.groups), Tensor()};
+      const Tensor* bias = of.bias(*layer_);
+      if (bias && bias->defined()) {
+        const auto [begin, end] =
+            of.bias_rows.value_or(std::pair(int64_t{0}, bias->size(0)));
+        weights.bias = bias->detach().slice(0, begin, end).to(torch::kFloat64);
+      }
+      all.push_back(std::move(weights));
     }
-    return base;
+    return all;
   }
 
   // The layer's weights with these adapters, one after the other.
-  Weights effective(const std::vector<Parameters>& adapters, double scale = 1)
-      const {
-    const Weights base = base_weights();
-    Weights now = base;
+  std::vector<Weights> effective(
+      const std::vector<Parameters>& adapters,
+      double scale = 1) const {
+    const std::vector<Weights> base = base_weights();
+    std::vector<Weights> now = base;
     for (const Parameters& parameters : adapters) {
-      now = method().apply(layer_case(), now, base, parameters, scale);
+      const std::size_t each = parameters.size() / now.size();
+      EXPECT_EQ(each * now.size(), parameters.size());
+      for (std::size_t i = 0; i < now.size(); ++i) {
+        const auto first =
+            parameters.begin() + static_cast<std::ptrdiff_t>(i * each);
+        now[i] = method().apply(
+            weight_cases()[i],
+            now[i],
+            base[i],
+            {first, first + static_cast<std::ptrdiff_t>(each)},
+            scale);
+      }
     }
     return now;
   }
 
+  // One of them in the shape in which the library has it.
+  Tensor as_held(const Weights& weights, std::size_t place) const {
+    const int64_t groups = weight_cases()[place].groups;
+    return groups == 1 || mixes_groups() ? weights.weight
+                                         : in_groups(weights.weight, groups);
+  }
+
   // The layer run on given weights in double precision, by plain libtorch.
-  Tensor run_plain(const Weights& weights, const Tensor& input) {
+  Tensor run_plain(const std::vector<Weights>& all, const Tensor& input) const {
     auto layer = layer_case().make();
     layer->to(torch::kFloat64);
-    Tensor own_bias = layer_case().bias(*layer);
-    if (own_bias.defined()) {
-      own_bias.set_data(torch::zeros_like(own_bias));
-      own_bias.requires_grad_(false);
+    copy_parameters(*layer_, *layer);
+    for (const Tensor& parameter : layer->parameters()) {
+      parameter.set_requires_grad(false);
     }
-    layer_case().weight(*layer) = weights.weight;
-    const Tensor y = layer_case().forward(*layer, input);
-    if (!weights.bias.defined()) {
-      return y;
+    if (layer_case().join_groups) {
+      layer_case().join_groups(*layer);
     }
-    std::vector<int64_t> shape = {-1};
-    if (layer_case().form == Form::kernel) {
-      shape.insert(
-          shape.end(), static_cast<std::size_t>(weights.weight.dim() - 2), 1);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const WeightCase& of = weight_cases()[i];
+      of.weight(*layer) = all[i].weight;
+      if (Tensor* bias = of.bias(*layer); bias && all[i].bias.defined()) {
+        *bias = of.bias_rows ? torch::cat(
+                                   {bias->slice(0, 0, of.bias_rows->first),
+                                    all[i].bias,
+                                    bias->slice(0, of.bias_rows->second)})
+                             : all[i].bias;
+      }
     }
-    return y + weights.bias.view(shape);
+    return layer_case().forward(*layer, input);
   }
 
   void expect_close(const Tensor& found, const Tensor& expected) const {
     ASSERT_EQ(found.sizes(), expected.sizes());
     if (expected.numel() == 0) {
-      return;
+      return;  // which is all there is to compare
     }
     const Tensor exact = expected.detach().to(torch::kFloat64);
     const Tensor difference =
@@ -195,6 +249,12 @@ class LayerMatrix : public testing::TestWithParam<MatrixCase> {
     }
   }
 
+  void expect_no_adapters_in_the_tree() {
+    EXPECT_EQ(
+        model().named_children()["layer"]->children().size(),
+        layer_->children().size());
+  }
+
   Tensor input_as_leaf() const {
     return input_.is_floating_point()
         ? input_.detach().to(torch::kFloat64).clone().requires_grad_()
@@ -204,7 +264,7 @@ class LayerMatrix : public testing::TestWithParam<MatrixCase> {
   std::shared_ptr<nn::Module> layer_;  // as it was made
   std::unique_ptr<LayerHost> host_;
   Tensor input_;
-  Tensor base_;
+  Parameters bases_;
 };
 
 inline auto all_cases() {

@@ -18,7 +18,9 @@ TEST_P(LayerMatrix, IsTheIdentityAtBirth) {
   }
   EXPECT_EQ(forward().scalar_type(), before.scalar_type());
   EXPECT_TRUE(torch::equal(forward(), before));
-  EXPECT_TRUE(torch::equal(peft::effective_weight(weight()), base_));
+  for (std::size_t i = 0; i < bases_.size() && !mixes_groups(); ++i) {
+    EXPECT_TRUE(torch::equal(peft::effective_weight(weight(i)), bases_[i]));
+  }
 }
 
 TEST_P(LayerMatrix, ForwardAndGradientsAreThoseOfTheEffectiveWeight) {
@@ -26,13 +28,19 @@ TEST_P(LayerMatrix, ForwardAndGradientsAreThoseOfTheEffectiveWeight) {
   const auto factors = adapters.parameters("default");
   const auto formed = peft::detail::effective_weights_formed();
   const Tensor y = forward();
-  EXPECT_EQ(peft::detail::effective_weights_formed(), formed);
+  EXPECT_EQ(
+      peft::detail::effective_weights_formed() - formed,
+      layer_case().runs_on_factors ? 0 : std::ssize(bases_));
+  EXPECT_EQ(y.scalar_type(), dtype());
 
   const auto copies = leaves(factors);
   const Tensor x = input_as_leaf();
-  const Tensor expected = run_plain(effective({copies}), x);
+  const auto weights = effective({copies});
+  const Tensor expected = run_plain(weights, x);
   expect_close(y, expected);
-  expect_close(peft::effective_weight(weight()), effective({copies}).weight);
+  for (std::size_t i = 0; i < bases_.size() && !mixes_groups(); ++i) {
+    expect_close(peft::effective_weight(weight(i)), as_held(weights[i], i));
+  }
 
   const Tensor direction = torch::randn(y.sizes(), torch::kFloat64);
   (y.to(torch::kFloat64) * direction).sum().backward();
@@ -41,22 +49,64 @@ TEST_P(LayerMatrix, ForwardAndGradientsAreThoseOfTheEffectiveWeight) {
   if (x.requires_grad()) {
     expect_close(input_.grad(), x.grad());
   }
-  EXPECT_FALSE(base_.requires_grad());
+  for (const Tensor& base : bases_) {
+    EXPECT_FALSE(base.requires_grad());
+  }
+}
+
+TEST_P(LayerMatrix, AnEmptyBatchTeachesNothingAndLeavesNoTrace) {
+  const auto batch = layer_case().batch;
+  if (!batch || host_kind() == HostKind::program ||
+      dtype() != torch::kFloat32) {
+    GTEST_SKIP() << "the batch is fixed, or another dtype has told";
+  }
+  auto adapters = inject();
+  const Tensor whole = forward();
+  const auto run_empty = [&](const auto& run, const Tensor& input) {
+    return run(input.detach().slice(*batch, 0, 0));
+  };
+  Tensor expected;
+  try {
+    expected = run_empty(
+        [&](const Tensor& x) { return run_plain(base_weights(), x); },
+        input_as_leaf());
+  } catch (const c10::Error&) {
+    GTEST_SKIP() << "libtorch's layer takes no empty batch";
+  }
+  const Tensor y =
+      run_empty([&](const Tensor& x) { return host_->forward(x); }, input_);
+  EXPECT_EQ(y.sizes(), expected.sizes());
+  y.sum().backward();
+  for (const Tensor& tensor : adapters.trainable_parameters()) {
+    ASSERT_TRUE(tensor.grad().defined());
+    EXPECT_EQ(tensor.grad().abs().max().item<double>(), 0);
+  }
+  EXPECT_TRUE(torch::equal(forward(), whole));
 }
 
 TEST_P(LayerMatrix, AnyOtherUseSeesTheEffectiveWeight) {
   auto adapters = inject();
+  if (mixes_groups()) {
+    EXPECT_THAT(
+        error_of(peft::ErrorKind::unsupported, [&] { weight(0) * 2; }),
+        testing::HasSubstr("reads all input channels"));
+    return;
+  }
   const auto factors = adapters.parameters("default");
   const auto copies = leaves(factors);
-  const Tensor expected = effective({copies}).weight;
-  expect_close(weight() * 2, expected * 2);
-  expect_close(
-      weight().flatten(1).slice(1, 0, 2), expected.flatten(1).slice(1, 0, 2));
+  const auto all = effective({copies});
   const Tensor index = torch::tensor({1, 0}, torch::kLong);
-  const Tensor picked = weight().index_select(0, index);
-  expect_close(picked, expected.index_select(0, index));
-  picked.to(torch::kFloat64).sum().backward();
-  expected.index_select(0, index).sum().backward();
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const Tensor expected = as_held(all[i], i);
+    expect_close(weight(i) * 2, expected * 2);
+    expect_close(
+        weight(i).flatten(1).slice(1, 0, 2),
+        expected.flatten(1).slice(1, 0, 2));
+    const Tensor picked = weight(i).index_select(0, index);
+    expect_close(picked, expected.index_select(0, index));
+    picked.to(torch::kFloat64).sum().backward();
+    expected.index_select(0, index).sum().backward();
+  }
   expect_gradients(factors, copies);
 }
 
@@ -95,24 +145,32 @@ TEST_P(LayerMatrix, StateDictCarriesTheAdapterToAnotherModel) {
 }
 
 TEST_P(LayerMatrix, UnloadRestoresTheVeryTensors) {
-  const Tensor copy = base_.detach().clone();
+  const Parameters copies = leaves(bases_);
   const Tensor before = forward();
   auto adapters = inject("a");
   inject_second("b");
   forward();
   adapters.unload();
-  EXPECT_TRUE(weight().is_same(base_));
-  EXPECT_TRUE(torch::equal(base_, copy));
-  EXPECT_TRUE(base_.requires_grad());
-  EXPECT_TRUE(model().named_children()["layer"]->children().empty());
+  for (std::size_t i = 0; i < bases_.size(); ++i) {
+    EXPECT_TRUE(weight(i).is_same(bases_[i]));
+    EXPECT_TRUE(torch::equal(bases_[i].to(torch::kFloat64), copies[i]));
+    EXPECT_TRUE(bases_[i].requires_grad());
+  }
+  expect_no_adapters_in_the_tree();
   EXPECT_TRUE(torch::equal(forward(), before));
   EXPECT_TRUE(adapters.names().empty());
 }
 
 TEST_P(LayerMatrix, FollowsTheModelToAnotherDtype) {
   auto adapters = inject();
+  if (!layer_case().moves_with_adapters && dtype() != torch::kFloat64) {
+    EXPECT_THAT(
+        error_of(peft::ErrorKind::state, [&] { host_->to(torch::kFloat64); }),
+        testing::HasSubstr("before it is given adapters"));
+    return;
+  }
   host_->to(torch::kFloat64);
-  EXPECT_EQ(weight().scalar_type(), torch::kFloat64);
+  EXPECT_EQ(weight(0).scalar_type(), torch::kFloat64);
   const Tensor x = input_as_leaf();
   const auto copies = leaves(adapters.parameters("default"));
   const Tensor y = host_->forward(x);

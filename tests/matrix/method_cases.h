@@ -8,7 +8,8 @@
 
 namespace peft_test {
 
-/// What a layer computes with.
+/// What one weight of a layer and its bias are. A kernel in groups stands here
+/// as the kernel of one group that does the same.
 struct Weights {
   Tensor weight;
   Tensor bias;  // undefined: none
@@ -20,16 +21,24 @@ struct MethodCase {
   /// `now`, which earlier adapters have made of `base`, as this adapter makes
   /// it. `parameters` in the order of Adapters::parameters, `scale` the user's.
   std::function<Weights(
-      const LayerCase& layer,
+      const WeightCase& of,
       const Weights& now,
       const Weights& base,
       const std::vector<Tensor>& parameters,
       double scale)>
       apply;
-  std::function<bool(const LayerCase& layer)> fits;
+  /// Whether the method has a form for the weight.
+  std::function<bool(const WeightCase& of)> fits;
   /// It keeps a part of the weight, rounded to the dtype it had.
   bool rounds_the_weight = false;
+  /// On a kernel in groups it reads all inputs, and has no effective weight of
+  /// the kernel's own shape.
+  bool mixes_groups = false;
 };
+
+/// A kernel in groups as one of a single group, and back.
+Tensor in_one_group(const Tensor& kernel, int64_t groups);
+Tensor in_groups(const Tensor& kernel, int64_t groups);
 
 void PrintTo(const MethodCase& method, std::ostream* out);
 

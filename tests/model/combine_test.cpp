@@ -277,7 +277,7 @@ TEST_F(Combining, MistakesAreAllNamedAndLeaveNoTrace) {
           HasSubstr("majority_sign_method = 'most'"),
           HasSubstr("4 adapters and 3 weights"),
           HasSubstr("no adapter 'x'"),
-          HasSubstr("'a' is given twice"),
+          HasSubstr("'a' is named twice"),
           HasSubstr("an adapter 'b' already")));
   EXPECT_THAT(
       message_of([&] {

@@ -19,13 +19,13 @@ class LayerHost {
  public:
   virtual ~LayerHost() = default;
   virtual torch::nn::Module& model() = 0;
-  /// The handle that forward reads.
-  virtual at::Tensor& weight() = 0;
+  /// The handle of one of the layer's weights that forward reads.
+  virtual at::Tensor& weight(std::size_t place) = 0;
   virtual at::Tensor forward(const at::Tensor& input) = 0;
   virtual void to(at::ScalarType dtype) = 0;
 };
 
-/// A torch::nn::Module. `run` and `member` know the layer's class.
+/// A torch::nn::Module. `run` and `members` know the layer's class.
 class ModuleLayerHost final : public LayerHost {
  public:
   using Run = std::function<at::Tensor(torch::nn::Module&, const at::Tensor&)>;
@@ -34,14 +34,16 @@ class ModuleLayerHost final : public LayerHost {
   ModuleLayerHost(
       std::shared_ptr<torch::nn::Module> layer,
       Run run,
-      Member member)
+      std::vector<Member> members)
       : parent_(std::make_shared<Parent>()),
         layer_(parent_->register_module("layer", std::move(layer))),
         run_(std::move(run)),
-        member_(std::move(member)) {}
+        members_(std::move(members)) {}
 
   torch::nn::Module& model() override { return *parent_; }
-  at::Tensor& weight() override { return member_(*layer_); }
+  at::Tensor& weight(std::size_t place) override {
+    return members_.at(place)(*layer_);
+  }
   at::Tensor forward(const at::Tensor& input) override {
     return run_(*layer_, input);
   }
@@ -52,7 +54,7 @@ class ModuleLayerHost final : public LayerHost {
   std::shared_ptr<Parent> parent_;
   std::shared_ptr<torch::nn::Module> layer_;
   Run run_;
-  Member member_;
+  std::vector<Member> members_;
 };
 
 /// An exported program: `add_node` writes the node that computes "y" from "x"
@@ -69,11 +71,11 @@ class ProgramLayerHost final : public LayerHost {
       : program_(load(layer, input, add_node)) {}
 
   torch::nn::Module& model() override { return program_; }
-  at::Tensor& weight() override {
+  at::Tensor& weight(std::size_t place) override {
     const auto layer = program_.module().named_children()["layer"];
     const auto& members =
         dynamic_cast<peft::graph::ProgramLayer&>(*layer).members();
-    return *members.at(0).read_from;
+    return *members.at(place).read_from;
   }
   at::Tensor forward(const at::Tensor& input) override {
     return program_.forward({input}).at(0);
