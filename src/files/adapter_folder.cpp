@@ -2,6 +2,7 @@
 #include "peft/adapter_folder.h"
 
 #include <algorithm>
+#include <set>
 #include <system_error>
 
 #include "base/atomic_file.h"
@@ -12,10 +13,10 @@
 #include "hosting/module_host.h"
 #include "model/adapter_tensors.h"
 #include "model/expert_order.h"
-#include "model/file_keys.h"
 #include "model/hotswap.h"
 #include "model/injection.h"
 #include "model/residence.h"
+#include "model/wrapper_names.h"
 #include "peft/attach.h"
 #include "peft/combine.h"
 #include "peft/error.h"
@@ -224,9 +225,10 @@ Adapters attach_adapter(
   const auto config = load_adapter_config(directory);
   config->inference_mode = true;
   const detail::ModuleHost host(model);
+  std::set<std::string> modules;  // empty where no key has wrappers
   const StateDict shapes = detail::without_wrapper_names(
       load_peft_weights(directory),
-      [&] { return detail::module_paths(host.layers()); });
+      [&] { return modules = detail::module_paths(host.layers()); });
   detail::add_modules_that_peft_saved(*config, host, shapes);
   return detail::inject(
       *config,
@@ -236,7 +238,12 @@ Adapters attach_adapter(
        .empty = true,
        .activate = false,
        .autocast_adapter_dtype = options.autocast_adapter_dtype,
-       .source = [directory] { return load_peft_weights(directory); }});
+       .source = [directory, modules] {
+         return detail::without_wrapper_names(
+             load_peft_weights(directory),
+             [&] { return modules; },
+             /*quiet=*/true);
+       }});
 }
 
 namespace {

@@ -9,6 +9,7 @@
 #include "hosting/adapted_tensor.h"
 #include "hosting/adapter_modules.h"
 #include "hosting/layer_kinds.h"
+#include "methods/factor_limits.h"
 #include "methods/method_table.h"
 
 namespace peft {
@@ -72,6 +73,8 @@ at::Tensor adapt(
   const WeightLayout layout = layout_of(weight, use, /*groups=*/1);
   const std::shared_ptr<const Method> method = entry.make(config, {});
   method->check(layout, "the tensor", mistakes);
+  check_strength(
+      method->strength(), weight.scalar_type(), "the tensor", mistakes);
   mistakes.raise_if_any();
 
   const auto specs = method->parameters(layout);

@@ -21,7 +21,7 @@ Members members_of(const torch::nn::Module& module) {
       const AdaptedTensor* adapted = as_adapted(*member.tensor);
       const at::Tensor& tensor =
           adapted ? adapted->weight()->base() : *member.tensor;
-      if (tensor.is_leaf()) {
+      if (tensor.defined() && tensor.is_leaf()) {
         members.emplace(member.name, tensor);
       }
     }

@@ -53,4 +53,21 @@ bool check_factors(
   return !overflows;
 }
 
+void check_strength(
+    double strength,
+    at::ScalarType dtype,
+    const std::string& where,
+    Mistakes& mistakes) {
+  constexpr double most = 65504;  // of float16
+  if (dtype == at::kHalf && std::abs(strength) > most) {
+    mistakes.add(
+        ErrorKind::config,
+        concat(
+            where,
+            ": lora_alpha makes a strength of ",
+            strength,
+            ", more than its float16 can hold; lower lora_alpha"));
+  }
+}
+
 }  // namespace peft::detail

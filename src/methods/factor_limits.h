@@ -21,4 +21,12 @@ bool check_factors(
     const std::string& where,
     Mistakes& mistakes);
 
+/// Adds a mistake when a weight of this dtype cannot be added to with
+/// `strength`: libtorch refuses to multiply by what the dtype does not have.
+void check_strength(
+    double strength,
+    at::ScalarType dtype,
+    const std::string& where,
+    Mistakes& mistakes);
+
 }  // namespace peft::detail

@@ -12,6 +12,7 @@
 #include "model/make_target.h"
 #include "model/residence.h"
 #include "model/swap.h"
+#include "model/wrapper_names.h"
 
 namespace peft {
 namespace detail {
@@ -27,7 +28,7 @@ NamedTensors written_for_tied(
   const Target& owner = record.targets[*target.tied_to];
   const Tensors& tensors = target.attachment->parameters;
   if (owner.role == Role::adapter && target.attachment->layout &&
-      target.attachment->layout->form != target.weight->layout().form) {
+      target.attachment->layout->form != target.layout.form) {
     return method_entry(*record.config).as_head(tensors);
   }
   NamedTensors written;
@@ -227,7 +228,7 @@ LoadReport set_peft_model_state_dict(
       record.targets,
       *record.config,
       detail::without_wrapper_names(
-          state_dict, [&] { return detail::module_paths(record); }));
+          state_dict, [&] { return detail::module_paths(host.layers()); }));
   return detail::load_with_bases(
       state, record, host, weights, ignore_mismatched_sizes);
 }

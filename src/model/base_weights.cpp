@@ -13,6 +13,7 @@
 #include "hosting/own_tensors.h"
 #include "methods/holds_values.h"
 #include "model/merge.h"
+#include "model/wrapper_names.h"
 
 namespace peft {
 namespace {
@@ -124,10 +125,13 @@ StateDict get_base_model_state_dict(
 
 LoadReport set_base_model_state_dict(
     torch::nn::Module& model,
-    const StateDict& given,
+    const StateDict& state_dict,
     bool strict) {
   const StateDict own = NamedTensorsOf(model).all();
-  const auto state = find_state(ModuleHost(model));
+  const ModuleHost host(model);
+  const StateDict given = without_wrapper_names(
+      state_dict, [&] { return module_paths(host.layers()); });
+  const auto state = find_state(host);
   const auto turn = take_turn(state.get());
   LoadReport report;
   Mistakes mistakes(
@@ -171,6 +175,9 @@ LoadReport set_base_model_state_dict(
   };
   add(" tensors of the model are missing: ", report.missing_keys);
   add(" tensors given are not the model's: ", report.unexpected_keys);
+  if (strict) {
+    explain_wrappers(report.unexpected_keys, mistakes);
+  }
   mistakes.raise_if_any();
   const at::NoGradGuard no_grad;
   for (const auto& item : given) {

@@ -63,7 +63,7 @@ void check_replaced_once(const Chosen& chosen, const char* asking) {
                   adapter->name,
                   row == all_rows ? "' both have their own copy of '"
                                   : concat("' both train row ", row, " of '"),
-                  join_path(target.layer_path, target.tensor_name),
+                  target.layer_path,
                   "' (",
                   origin_of(target),
                   ")",

@@ -227,7 +227,7 @@ void check_parts(
               "' and '",
               record->name,
               "' both have their own copy of '",
-              join_path(target.layer_path, target.tensor_name),
+              target.layer_path,
               "' (modules_to_save, or base_layer in its file)"));
         }
       }

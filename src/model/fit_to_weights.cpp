@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "config/lora_variants.h"
 #include "model/adapter_tensors.h"
+#include "model/expert_order.h"
 #include "model/file_keys.h"
 #include "model/told_apart.h"
 
@@ -86,7 +87,14 @@ WeightName name_of(const PlannedTarget& planned) {
 // file does not; but its shapes tell, unless the matrices are square.
 std::set<std::string> turned_in(
     const InjectionPlan& plan,
-    const StateDict& weights) {
+    const StateDict& given) {
+  std::vector<Target> targets;
+  for (const PlannedTarget& planned : plan.targets) {
+    targets.push_back(planned.target);
+    targets.back().layout = planned.hosted.layout.value_or(WeightLayout{});
+  }
+  const StateDict weights =
+      in_todays_order(targets, *plan.config, given, /*quiet=*/true);
   const MethodEntry& entry = method_entry(*plan.config);
   std::set<std::string> found;
   for (const PlannedTarget& planned : plan.targets) {

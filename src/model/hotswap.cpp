@@ -10,6 +10,7 @@
 #include "model/injection.h"
 #include "model/residence.h"
 #include "model/swap.h"
+#include "model/wrapper_names.h"
 #include "peft/hotswap.h"
 
 namespace peft {
@@ -112,7 +113,8 @@ LoadReport hotswap_adapter(
       *state,
       state->get(adapter_name, "hotswap_adapter"),
       config,
-      weights,
+      detail::without_wrapper_names(
+          weights, [&] { return detail::module_paths(host.layers()); }),
       &host,
       "hotswap_adapter");
 }

@@ -14,11 +14,11 @@
 #include "model/attach.h"
 #include "model/choose.h"
 #include "model/expert_order.h"
-#include "model/file_keys.h"
 #include "model/fit_to_weights.h"
 #include "model/init_data.h"
 #include "model/make_target.h"
 #include "model/told_apart.h"
+#include "model/wrapper_names.h"
 
 namespace peft {
 namespace detail {

@@ -55,7 +55,7 @@ struct InjectionPlan {
   std::unique_ptr<AdapterConfig> config;
   MatchReport report;
   std::vector<PlannedTarget> targets;
-  StateDict base_keys;  // see AdapterRecord
+  StateDict base_keys = StateDict();  // see AdapterRecord
   GivenTensors given = {};
 };
 

@@ -269,12 +269,15 @@ std::string why_no_parameter(
     }
     for (const HostedTensor& tensor : layer.tensors) {
       if (is_meant(layer, tensor.name) && !is_target_parameter(tensor)) {
+        const std::string what = tensor.is_buffer
+            ? "is a buffer"
+            : concat("has ", tensor.base.dim(), " dimensions");
         return concat(
             ": '",
             join_path(layer.path, tensor.name),
-            "' has ",
-            tensor.base.dim(),
-            " dimensions, and those of 2 or 3 can (as in PEFT)");
+            "' ",
+            what,
+            ", and parameters of 2 or 3 can (as in PEFT)");
       }
     }
   }

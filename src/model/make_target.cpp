@@ -2,7 +2,6 @@
 #include "model/make_target.h"
 
 #include <algorithm>
-#include <cmath>
 #include <new>
 
 #include <ATen/core/grad_mode.h>
@@ -13,6 +12,7 @@
 
 #include "base/text.h"
 #include "hosting/replace_data.h"
+#include "methods/factor_limits.h"
 #include "peft/error.h"
 
 namespace peft::detail {
@@ -46,6 +46,7 @@ MadeTarget make_tied(PlannedTarget planned, const MadeTarget& owner) {
   Target& target = planned.target;
   target.attachment = std::make_shared<Attachment>(shared);
   target.attachment->is_training = planned.hosted.is_training;
+  target.layout = planned.hosted.layout.value_or(WeightLayout{});
   const auto& layout = owner.planned.own_layout ? owner.planned.own_layout
                                                 : owner.planned.hosted.layout;
   if (shared.own_norms) {  // are those of one layout
@@ -66,23 +67,6 @@ MadeTarget make_tied(PlannedTarget planned, const MadeTarget& owner) {
 
 namespace {
 
-// libtorch refuses to multiply by what the dtype does not have.
-void check_strength(const PlannedTarget& planned) {
-  constexpr double most = 65504;  // of float16
-  const double strength = planned.method->strength();
-  if (planned.hosted.base.scalar_type() == at::kHalf &&
-      std::abs(strength) > most) {
-    throw Error(
-        ErrorKind::config,
-        concat(
-            "'",
-            planned.target.layer_path,
-            "': lora_alpha makes a strength of ",
-            strength,
-            ", more than its float16 can hold; lower lora_alpha"));
-  }
-}
-
 MadeTarget made_target(
     PlannedTarget planned,
     bool trainable,
@@ -91,11 +75,16 @@ MadeTarget made_target(
   // grad mode on, so it comes first.
   const c10::InferenceMode trainable_later(false);
   const at::NoGradGuard no_grad;
-  check_strength(planned);
+  Mistakes mistakes(ErrorKind::config, "cannot make the adapter's tensors");
+  check_strength(
+      planned.method->strength(),
+      planned.hosted.base.scalar_type(),
+      planned.target.layer_path,
+      mistakes);
+  mistakes.raise_if_any();
   const WeightLayout layout = planned.own_layout
       ? *planned.own_layout
       : planned.hosted.layout.value_or(WeightLayout{});
-  const at::Tensor& base = planned.hosted.base;
   Target& target = planned.target;
   target.layout = layout;
   target.specs = planned.method->parameters(layout);

@@ -97,7 +97,7 @@ struct AdapterRecord {
   std::vector<Target> targets;
   /// Tensors of the model's tables and heads by the keys that files may hold
   /// them under, beside those of the adapter.
-  StateDict base_keys;
+  StateDict base_keys = StateDict();
   bool own_base_weights = false;  // see LoadOptions
   MatchReport report;
   /// What training needs between its steps; none for most methods. Reads and

@@ -14,7 +14,6 @@
 #include "model/adapter_tensors.h"
 #include "model/attach.h"
 #include "model/expert_order.h"
-#include "model/file_keys.h"
 #include "model/own_bases.h"
 #include "model/residence.h"
 
@@ -62,7 +61,7 @@ PlannedTarget plan_again(
            .is_training = target.attachment->is_training},
       .target = target,
       .method = std::move(method)};
-  planned.target.own_base = {};
+  planned.target.own_base = at::Tensor();
   if (target.bias) {
     planned.bias = {
         {.base = target.bias->base()}, *target.bias_attachment->bias_rows};
@@ -153,12 +152,8 @@ LoadReport Swap::plan(const StateDict& given, const Host* host) {
   // Tensors made in inference mode could never be trained.
   const c10::InferenceMode trainable_later(false);
   const bool was_warned = record_.source.has_value();  // when it was attached
-  const StateDict weights = in_todays_order(
-      record_.targets,
-      *config_,
-      without_wrapper_names(
-          given, [&] { return module_paths(record_); }, was_warned),
-      was_warned);
+  const StateDict weights =
+      in_todays_order(record_.targets, *config_, given, was_warned);
   for (const Target& target : record_.targets) {
     if (!host || target.role != Role::own_base) {
       targets_.push_back(target);
@@ -316,9 +311,9 @@ void Swap::make_one(std::size_t i, PlannedTarget planned) {
   if (!target.of_method() && !now.attachment->parameters[0].is_meta() &&
       same_shapes(target, now)) {
     const at::NoGradGuard no_grad;
-    for (std::size_t i = 0; i < now.specs.size(); ++i) {
-      at::Tensor to = now.attachment->parameters[i];
-      to.copy_(target.attachment->parameters[i]);
+    for (std::size_t p = 0; p < now.specs.size(); ++p) {
+      at::Tensor to = now.attachment->parameters[p];
+      to.copy_(target.attachment->parameters[p]);
     }
   }
   if (!given) {

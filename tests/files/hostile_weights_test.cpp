@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Damaged adapter_model.safetensors: cut, with bits turned, with a header that
 // lies.
-#include <nlohmann/json.hpp>
-
 #include "support/hostile_folder.h"
 #include "support/safetensors_bytes.h"
 
 namespace peft_test {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 class HostileWeights : public HostileFolder {
  protected:
@@ -79,8 +75,8 @@ TEST_F(HostileWeights, WithAnotherHeadersLength) {
 
 // Each value of the header in turn.
 TEST_F(HostileWeights, WithAnythingInThePlaceOfAValue) {
-  const Json header = Json::parse(header_);
-  for (const auto& [path, old] : header.flatten().items()) {
+  const OrderedJson header = OrderedJson::parse(header_);
+  for (const Pointer& place : places_of(header)) {
     for (const char* value :
          {"null",
           "true",
@@ -104,48 +100,36 @@ TEST_F(HostileWeights, WithAnythingInThePlaceOfAValue) {
           "[]",
           "[0, 0]",
           "{}"}) {
-      Json changed = header;
-      changed[Json::json_pointer(path)] = "@";
-      std::string text = changed.dump();
-      text.replace(text.find("\"@\""), 3, value);
-      if (text != header_) {
-        loads_with_header(text);
-      }
+      loads_with_header(with(header, place, value));
     }
   }
 }
 
 TEST_F(HostileWeights, WithKeysTwiceMissingOrNested) {
-  const Json header = Json::parse(header_);
+  const OrderedJson header = OrderedJson::parse(header_);
   for (const auto& [name, fields] : header.items()) {
-    const std::string entry = Json(name).dump() + ":" + fields.dump();
+    const std::string entry = OrderedJson(name).dump() + ":" + fields.dump();
     EXPECT_FALSE(loads_with_header("{" + entry + "," + header_.substr(1)));
-    Json less = header;
+    OrderedJson less = header;
     less.erase(name);
     loads_with_header(less.dump());
     for (const auto& [field, value] : fields.items()) {
-      Json changed = header;
+      OrderedJson changed = header;
       changed[name].erase(field);
       loads_with_header(changed.dump());
     }
-    Json deep = header;
-    deep[name] = "@";
-    std::string text = deep.dump();
-    text.replace(
-        text.find("\"@\""),
-        3,
-        std::string(100'000, '[') + std::string(100'000, ']'));
-    EXPECT_FALSE(loads_with_header(text));
+    EXPECT_FALSE(
+        loads_with_header(with(header, Pointer() / name, endless_list())));
   }
 }
 
 // All tensors in the same bytes, and in each other's.
 TEST_F(HostileWeights, WithTensorsInOneAnothersPlace) {
-  Json header = Json::parse(header_);
+  OrderedJson header = OrderedJson::parse(header_);
   header.erase("__metadata__");
   for (const auto& [name, fields] : header.items()) {
     for (const auto& [other, others] : header.items()) {
-      Json changed = header;
+      OrderedJson changed = header;
       changed[name]["data_offsets"] = others["data_offsets"];
       EXPECT_EQ(
           loads_with_header(changed.dump()),

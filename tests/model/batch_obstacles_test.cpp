@@ -139,11 +139,11 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"table", true, false, false},
         Case{"conv", true, false, false},
         Case{"both", true, false, false}),
-    [](const auto& info) {
-      return std::string(info.param.layer) +
-          (info.param.trained_whole      ? "_whole"
-               : info.param.as_parameter ? "_parameter"
-                                         : "");
+    [](const auto& instance) {
+      return std::string(instance.param.layer) +
+          (instance.param.trained_whole      ? "_whole"
+               : instance.param.as_parameter ? "_parameter"
+                                             : "");
     });
 
 TEST(BatchObstacles, AreThoseOfTheAdaptersThatAreNamed) {

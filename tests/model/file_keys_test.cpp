@@ -202,6 +202,46 @@ TEST(FileKeysOfTheModel, ModulesThatAreCalledLikeWrappersAreModules) {
   EXPECT_EQ(warnings.all(), "");
 }
 
+TEST(FileKeysOfTheModel, AModuleOfTheModelIsNotTakenOutWhereverItIs) {
+  struct TwoImpl : nn::Module {
+    TwoImpl() {
+      register_module("fc", nn::Linear(4, 4));
+      inner->push_back("fc", nn::Linear(4, 4));
+      register_module("module", inner);
+    }
+    nn::Sequential inner;
+  };
+  const auto model = std::make_shared<TwoImpl>();
+  peft::LoraConfig config;
+  config.target_modules = {"fc"};
+  config.exclude_modules = {"module.fc"};
+  peft::inject_adapter_in_model(config, *model);
+  StateDict weights;
+  weights.insert("module.fc.lora_A.weight", torch::ones({8, 4}));
+  const auto report = peft::set_peft_model_state_dict(*model, weights);
+  EXPECT_EQ(report.unexpected_keys, weights.keys());
+}
+
+TEST(FileKeysOfTheModel, WrappersInKeysOfTheBase) {
+  torch::manual_seed(3);
+  TextModel from;
+  TextModel to;
+  StateDict weights;
+  for (const auto& item : peft::get_base_model_state_dict(*from)) {
+    weights.insert("module." + item.key(), item.value());
+  }
+  CollectWarnings warnings;
+  peft::set_base_model_state_dict(*to, weights);
+  EXPECT_EQ(warnings.size(), 1) << warnings.all();
+  EXPECT_TRUE(torch::equal(to->forward(text_ids()), from->forward(text_ids())));
+  weights.insert("_orig_mod.tail.weight", torch::ones({2}));
+  EXPECT_THAT(
+      error_of(
+          ErrorKind::shape,
+          [&] { peft::set_base_model_state_dict(*to, weights); }),
+      AllOf(HasSubstr("torch.compile"), HasSubstr("strip it")));
+}
+
 TEST_F(FileKeys, WhatTwoKeysClaimIsAnErrorThatNamesTheWrapper) {
   StateDict both = weights_;
   const std::string key = weights_.keys()[0];

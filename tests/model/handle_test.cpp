@@ -62,7 +62,7 @@ TEST(EmptyHandle, SaysWhatToDoWhateverItIsAsked) {
       [&] { a.update_and_allocate(0); },
       [&] { a.orthogonal_regularization(); },
       [&] { a.training_state(); },
-      [&] { a.load_training_state({}); },
+      [&] { a.load_training_state(peft::StateDict()); },
       [&] { a.audit(); },
       [&] { a.layer_status(); },
       [&] { a.status(); },

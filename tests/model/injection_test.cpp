@@ -164,15 +164,15 @@ TEST(Injection, AFailedSecondOneLeavesNoTrace) {
   TextModel model;
   peft::LoraConfig config;
   config.target_modules = {"head"};
-  config.bias = "lora_only";
   auto adapters = peft::inject_adapter_in_model(config, *model, "a");
+  config.r = 0;
   EXPECT_THAT(
       error_of(
           ErrorKind::config,
           [&] { peft::inject_adapter_in_model(config, *model, "b"); }),
-      HasSubstr("bias"));
+      HasSubstr("r is 0"));
   EXPECT_EQ(adapters.names(), std::vector<std::string>{"a"});
-  config.bias = "none";
+  config.r = 8;
   peft::inject_adapter_in_model(config, *model, "b");
   EXPECT_EQ(adapters.names(), (std::vector<std::string>{"a", "b"}));
 }

@@ -168,6 +168,8 @@ TEST(Limits, Float16HoldsLess) {
   config.lora_alpha = 1e6;
   EXPECT_THROW(peft::inject_adapter_in_model(config, *model), peft::Error);
   EXPECT_THROW(peft::adapters_of(*model), peft::Error);
+  EXPECT_THROW(
+      peft::adapt(torch::randn({5, 6}, torch::kHalf), config), peft::Error);
 }
 
 TEST(Limits, ShapesOfStateDicts) {

@@ -118,7 +118,7 @@ TEST_F(OwnBases, OtherTablesAreCopiesThatActAtTheTiedHeadToo) {
   }
   EXPECT_THAT(
       error_of(ErrorKind::state, [&] { adapters.set_adapter({"a", "b"}); }),
-      HasSubstr("embed_tokens.weight"));
+      HasSubstr("embed_tokens"));
   adapters.merge_adapter({"a"});
   EXPECT_TRUE(torch::allclose(model_(ids_), of_a, 1e-5, 1e-5));
   adapters.unmerge_adapter();
@@ -213,7 +213,7 @@ TEST_F(OwnBases, SwappingOnAnUntiedTable) {
   peft::hotswap_adapter(*model, folder_ / "without", "a");
   EXPECT_TRUE(torch::equal(model(ids), of_without));
   EXPECT_EQ(adapters.parameters("a").size(), 2);
-  const auto copy = peft::clone(model);
+  auto copy = peft::clone(model);
   EXPECT_TRUE(torch::equal(copy->forward(ids), of_without));
   EXPECT_TRUE(torch::equal(table, before));
 }
@@ -228,7 +228,7 @@ TEST_F(OwnBases, ClonesHaveThemToo) {
   write_folder(folder_.path(), lora({"embedding"}), state);
   peft::load_adapter(*model, folder_.path());
   const Tensor beyond = torch::tensor({{11, 12, 3}}, torch::kLong);
-  const auto copy = peft::clone(model);
+  auto copy = peft::clone(model);
   EXPECT_TRUE(torch::equal(copy->forward(beyond), model(beyond)));
   EXPECT_TRUE(torch::equal(copy->forward(ids), model(ids)));
 }
@@ -332,7 +332,7 @@ TEST_F(OwnBases, EnlargedVocabulariesAreTheAdaptersOwn) {
     adapters.set_adapter("more");
     const Tensor ids = torch::tensor({{1, 11, 9}}, torch::kLong);
     const Tensor x = torch::embedding(state["embed_tokens.weight"], ids);
-    const Tensor effective = model->body->weight +
+    const Tensor effective = peft::base_weight(model->body->weight) +
         scaling *
             state["body.lora_B.weight"].matmul(state["body.lora_A.weight"]);
     const Tensor expected = torch::linear(
@@ -348,6 +348,13 @@ TEST_F(OwnBases, EnlargedVocabulariesAreTheAdaptersOwn) {
     EXPECT_EQ(model(ids_).size(-1), 9);
     peft::save_adapter(*model, folder_ / "saved", "more");
     EXPECT_EQ(peft::load_peft_weights(folder_ / "saved").size(), state.size());
+    if (with_head) {  // two tables, and the layers share one tensor
+      EXPECT_THAT(
+          error_of(
+              ErrorKind::state, [&] { adapters.merge_and_unload({"more"}); }),
+          HasSubstr("lm_head"));
+      continue;
+    }
     adapters.merge_and_unload({"more"});
     EXPECT_TRUE(torch::allclose(model(ids), expected, 1e-4, 1e-5));
     EXPECT_EQ(model->embed_tokens->options.num_embeddings(), 12);

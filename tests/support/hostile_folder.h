@@ -4,9 +4,11 @@
 // model is to the bit what it was.
 #pragma once
 
+#include <optional>
 #include <random>
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 #include <torch/torch.h>
 
 #include "peft/peft.h"
@@ -15,6 +17,39 @@
 #include "support/tiny_models.h"
 
 namespace peft_test {
+
+using OrderedJson = nlohmann::ordered_json;
+using Pointer = OrderedJson::json_pointer;
+
+/// Every value in `json`, also those that hold others.
+inline std::vector<Pointer> places_of(
+    const OrderedJson& json,
+    const Pointer& at = Pointer()) {
+  std::vector<Pointer> places;
+  if (json.is_structured()) {
+    for (const auto& item : json.items()) {  // a list's keys are its places
+      const Pointer place = at / item.key();
+      places.push_back(place);
+      for (const Pointer& inner : places_of(item.value(), place)) {
+        places.push_back(inner);
+      }
+    }
+  }
+  return places;
+}
+
+/// The text of `json` with any text in the place of one value.
+inline std::string
+with(OrderedJson json, const Pointer& place, const std::string& value) {
+  json[place] = "@";
+  std::string text = json.dump();
+  return text.replace(text.find("\"@\""), 3, value);
+}
+
+/// Nested so deep that reading it by recursion ends in a crash.
+inline std::string endless_list() {
+  return std::string(100'000, '[') + std::string(100'000, ']');
+}
 
 class HostileFolder : public testing::Test {
  protected:
@@ -55,17 +90,12 @@ class HostileFolder : public testing::Test {
 
   /// `what` the damage was, for the report of a failure.
   bool loads(const std::string& what) {
-    bool loaded = false;
-    try {
-      auto adapters = peft::load_adapter(*model_, folder_.path());
-      loaded = true;
-      model_->forward(text_ids());
-      adapters.unload();
-    } catch (const peft::Error& error) {
-      EXPECT_FALSE(loaded) << what << ": " << error.what();
-    } catch (const std::exception& error) {
-      ADD_FAILURE() << what << ": " << c10::demangle(typeid(error).name())
-                    << ": " << error.what();
+    std::optional<peft::Adapters> adapters;
+    const bool loaded = does(
+        what, [&] { adapters = peft::load_adapter(*model_, folder_.path()); });
+    if (loaded) {
+      does(what + ", forward", [&] { model_->forward(text_ids()); });
+      EXPECT_TRUE(does(what + ", unload", [&] { adapters->unload(); }));
     }
     expect_untouched(what);
     return loaded;
@@ -97,6 +127,20 @@ class HostileFolder : public testing::Test {
     at::Tensor tensor;
     at::Tensor values;
   };
+
+  // Whether it did, or threw a peft::Error.
+  template <class Call>
+  static bool does(const std::string& what, const Call& call) {
+    try {
+      call();
+      return true;
+    } catch (const peft::Error&) {
+    } catch (const std::exception& error) {
+      ADD_FAILURE() << what << ": " << c10::demangle(typeid(error).name())
+                    << ": " << error.what();
+    }
+    return false;
+  }
 
   void expect_untouched(const std::string& what) {
     EXPECT_EQ(model_->modules().size(), modules_) << what;
