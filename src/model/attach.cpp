@@ -10,12 +10,12 @@ namespace peft::detail {
 namespace {
 
 // A target whose tensors tell whether values that were read are still of the
-// model's dtype and device. A copy of a module does: factors may be float32 in
-// a model of less.
+// model's dtype and device. A copy of the model's own does: factors may be
+// float32 in a model of less.
 const Target& telling_target(const AdapterRecord& record) {
   const auto copy = std::find_if(
       record.targets.begin(), record.targets.end(), [](const Target& target) {
-        return target.role == Role::saved_copy && !target.tied_to &&
+        return target.is_copy() && !target.tied_to &&
             target.base.is_floating_point();
       });
   return copy == record.targets.end() ? record.targets.front() : *copy;
@@ -29,7 +29,7 @@ std::function<bool()> readiness_of(const AdapterRecord& record) {
     return [] { return false; };
   }
   const Target& target = telling_target(record);
-  const bool widens = record.autocast_dtype && target.role != Role::saved_copy;
+  const bool widens = record.autocast_dtype && !target.is_copy();
   return [base = target.base,
           tensor = target.attachment->parameters.front(),
           widens] {

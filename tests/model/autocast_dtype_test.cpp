@@ -191,6 +191,24 @@ TEST_P(OnHalfPrecision, AttachedOnesFollowAModelThatIsCastLater) {
   EXPECT_TRUE(resident().begin()->value().is_same(before.begin()->value()));
 }
 
+TEST_P(OnHalfPrecision, AttachedBiasesFollowAModelThatIsCastLater) {
+  TextModel trained;
+  auto config = lora({"up"});
+  config.bias = "all";
+  peft::inject_adapter_in_model(config, *trained);
+  peft::save_pretrained(*trained, folder_ / "biases");
+  TextModel model;
+  peft::attach_adapter(*model, folder_ / "biases", "attached");
+  const peft::Adapters adapters = peft::adapters_of(*model);
+  {
+    const peft::UseAdapter scope(adapters, "attached");
+    model->forward(text_ids());
+  }
+  model->to(GetParam());
+  const peft::UseAdapter scope(adapters, "attached");
+  EXPECT_EQ(model->forward(text_ids()).scalar_type(), GetParam());
+}
+
 TEST_P(OnHalfPrecision, CastingTheModelCastsThemAsTheRest) {
   peft::load_adapter(*model_, folder_ / "trained");
   model_->to(torch::kCPU);  // moved, not cast

@@ -150,7 +150,7 @@ TEST(Handle, IsAskedWhileAnotherThreadSwapsAndDeletes) {
   }
   done = true;
   reader.join();
-  EXPECT_GT(asked, 0);
+  EXPECT_GT(asked.load(), 0);
 }
 
 }  // namespace
