@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/expert_order.h"
 
+#include <algorithm>
 #include <map>
 
 #include <ATen/TensorOperators.h>
@@ -13,17 +14,9 @@
 namespace peft::detail {
 namespace {
 
-bool is_stack(const Target& target) {
-  return target.of_method() &&
-      target.layout.form == WeightLayout::Form::stack &&
-      target.layout.count > 1;
-}
-
-// Which stacks a PEFT of this version read the other way.
-bool reads_other_way(const Target& target, const std::string& version) {
-  const bool is_before = compare_versions(version, "0.19.0") < 0;
-  const bool is_that = compare_versions(version, "0.19.0") == 0;
-  return target.layout.inputs_first ? is_that : is_before || is_that;
+// One that a PEFT of the config's version read the other way.
+bool is_older(const Target& target, const AdapterConfig& config) {
+  return target.of_method() && is_of_older_order(target.layout, config);
 }
 
 bool are_factors(
@@ -32,7 +25,8 @@ bool are_factors(
     std::int64_t inputs,
     std::int64_t outputs,
     std::int64_t count) {
-  return A.dim() == 2 && B.dim() == 2 && A.size(0) == B.size(1) &&
+  return A.layout() == at::kStrided && B.layout() == at::kStrided &&
+      A.dim() == 2 && B.dim() == 2 && A.size(0) == B.size(1) && A.size(0) > 0 &&
       A.size(0) % count == 0 && A.size(1) == inputs && B.size(0) == outputs;
 }
 
@@ -86,14 +80,21 @@ class Reorder {
 }  // namespace
 
 bool is_of_older_order(
+    const WeightLayout& layout,
+    const AdapterConfig& config) {
+  if (layout.form != WeightLayout::Form::stack || layout.count <= 1) {
+    return false;
+  }
+  const auto order = compare_versions(config.peft_version, "0.19.0");
+  return order == 0 || (order < 0 && !layout.inputs_first);
+}
+
+bool is_of_older_order(
     const std::vector<Target>& targets,
     const AdapterConfig& config) {
-  for (const Target& target : targets) {
-    if (is_stack(target) && reads_other_way(target, config.peft_version)) {
-      return true;
-    }
-  }
-  return false;
+  return std::any_of(targets.begin(), targets.end(), [&](const Target& target) {
+    return is_older(target, config);
+  });
 }
 
 StateDict in_todays_order(
@@ -106,7 +107,7 @@ StateDict in_todays_order(
   }
   Reorder reorder(config, weights);
   for (const Target& target : targets) {
-    if (is_stack(target) && reads_other_way(target, config.peft_version)) {
+    if (is_older(target, config)) {
       reorder.run(target);
     }
   }

@@ -20,8 +20,11 @@
 
 namespace peft::detail {
 
-/// Whether files of this adapter may mean something else than today's: it has
-/// stacks, and its config is of a PEFT before 0.19.1.
+/// Whether the config is of a PEFT that read this layout the other way.
+bool is_of_older_order(const WeightLayout& layout, const AdapterConfig& config);
+
+/// Whether files of this adapter may mean something else than today's: the same
+/// of one of its targets.
 bool is_of_older_order(
     const std::vector<Target>& targets,
     const AdapterConfig& config);

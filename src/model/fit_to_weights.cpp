@@ -105,7 +105,9 @@ std::set<std::string> turned_in(
     const auto shapes = stored_shapes(weights, planned.target.file_prefix);
     const auto method = entry.make(*plan.config, name_of(planned));
     const WeightLayout& layout = *planned.hosted.layout;
-    if (!has_shapes(*method, layout, shapes) &&
+    // Of those, other shapes tell the age of the file.
+    if (!is_of_older_order(layout, *plan.config) &&
+        !has_shapes(*method, layout, shapes) &&
         has_shapes(*method, turned(layout), shapes)) {
       found.insert(parameter_path(planned.target));
     }

@@ -215,6 +215,65 @@ TEST_F(AdapterFolder, AnotherModelIsRefusedWithBothShapes) {
   EXPECT_THROW(peft::adapters_of(*other), peft::Error);
 }
 
+// The text of a file with `b` in place of `a`.
+void replace_in(
+    const fs::path& path,
+    const std::string& a,
+    const std::string& b) {
+  std::ifstream in(path, std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(in), {}};
+  const auto at = text.find(a);
+  ASSERT_NE(at, std::string::npos) << a;
+  std::ofstream(path, std::ios::binary) << text.replace(at, a.size(), b);
+}
+
+// As Python PEFT writes it for a small init_r and the default target_r.
+TEST_F(AdapterFolder, AScheduleThatCannotTrainStillRuns) {
+  peft::AdaLoraConfig config;
+  config.init_r = 3;
+  config.target_r = 2;
+  config.lora_alpha = 5;
+  config.total_step = 10;
+  config.target_modules = {"up"};
+  auto adapters = peft::inject_adapter_in_model(config, *model_);
+  randomise(adapters.parameters("default"));
+  peft::save_pretrained(*model_, path_);
+  replace_in(
+      path_ / "adapter_config.json", "\"target_r\": 2", "\"target_r\": 8");
+  replace_in(
+      path_ / "adapter_config.json",
+      "\"total_step\": 10",
+      "\"total_step\": null");
+  TextModel other = fresh();
+  peft::load_adapter(*other, path_);
+  EXPECT_TRUE(
+      torch::equal(other->forward(text_ids()), model_->forward(text_ids())));
+  TextModel third = fresh();
+  EXPECT_THAT(
+      error_of(
+          ErrorKind::config,
+          [&] {
+            peft::load_adapter(
+                *third, path_, "default", {.is_trainable = true});
+          }),
+      AllOf(
+          HasSubstr("target_r = 8 is above init_r = 3"),
+          HasSubstr("total_step")));
+}
+
+TEST_F(AdapterFolder, ARankThatNoMemoryHoldsIsAnError) {
+  config_.modules_to_save = {};
+  inject_random();
+  peft::save_pretrained(*model_, path_);
+  replace_in(
+      path_ / "adapter_config.json", "\"r\": 2", "\"r\": 4611686018427387904");
+  TextModel other = fresh();
+  EXPECT_THAT(
+      error_of(ErrorKind::config, [&] { peft::load_adapter(*other, path_); }),
+      HasSubstr("4611686018427387904"));
+  EXPECT_THROW(peft::adapters_of(*other), peft::Error);
+}
+
 TEST_F(AdapterFolder, BrokenFoldersAreRefusedBeforeAnythingChanges) {
   TextModel other = fresh();
   const auto refuse = [&](ErrorKind kind) {

@@ -216,11 +216,14 @@ TEST_F(ExpertOrder, IsConvertedHoweverAFolderIsLoaded) {
     auto adapters = peft::attach_adapter(model.get(), path(), "a");
     adapters.set_adapter("a");
     expect_equal(model.weight() - model.base(), delta);
-    adapters.set_adapter(std::vector<std::string>{});
-    peft::evict(adapters, "a");
-    adapters.set_adapter("a");
-    expect_equal(model.weight() - model.base(), delta);
     EXPECT_EQ(warnings.size(), 1) << warnings.all();
+    peft::attach_adapter(model.get(), path(), "b");
+    EXPECT_EQ(warnings.size(), 2) << warnings.all();
+    adapters.set_adapter("b");
+    peft::evict(adapters, "a");
+    adapters.set_adapter("a");  // read again
+    expect_equal(model.weight() - model.base(), delta);
+    EXPECT_EQ(warnings.size(), 2) << warnings.all();
   }
   {
     Model<false> model(3, 4, 4);

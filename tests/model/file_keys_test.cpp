@@ -154,7 +154,7 @@ TEST_F(FileKeys, TheWarningNamesTheWrapper) {
       warnings.all(),
       AllOf(
           HasSubstr("'_orig_mod' of torch.compile"),
-          HasSubstr("_orig_mod.blocks.0.up.lora_A.weight")));
+          HasSubstr("_orig_mod.blocks.0.down.lora_A.weight")));
 }
 
 TEST_F(FileKeys, WrappersInKeysOfAStateDictToInjectFrom) {

@@ -220,12 +220,17 @@ TEST(Limits, ShapesOfStateDicts) {
   }
 }
 
-// Dtypes that libtorch cannot convert.
+Tensor of_dtype(at::IntArrayRef sizes, at::ScalarType dtype) {
+  return dtype == at::kComplexFloat
+      ? torch::full(sizes, c10::complex<float>(1, 2), dtype)
+      : torch::empty(sizes, dtype);
+}
+
+// Dtypes that libtorch cannot convert, or whose values are no real numbers.
 TEST(Limits, DtypesOfStateDicts) {
   LoraConfig config = small();
   config.target_modules = {"up"};
-  for (const auto dtype :
-       {at::kFloat4_e2m1fn_x2, at::kComplexFloat, at::kBool, at::kUInt64}) {
+  for (const auto dtype : {at::kFloat4_e2m1fn_x2, at::kComplexFloat}) {
     TextModel model;
     peft::inject_adapter_in_model(config, *model);
     const Tensor before = model->forward(text_ids());
@@ -234,7 +239,7 @@ TEST(Limits, DtypesOfStateDicts) {
       weights.insert(
           item.key(),
           weights.is_empty() ? torch::ones_like(item.value())
-                             : torch::empty(item.value().sizes(), dtype));
+                             : of_dtype(item.value().sizes(), dtype));
     }
     EXPECT_THROW(peft::set_peft_model_state_dict(*model, weights), peft::Error);
     EXPECT_TRUE(torch::equal(model->forward(text_ids()), before));
