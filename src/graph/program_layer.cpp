@@ -5,15 +5,25 @@ namespace peft::graph {
 namespace {
 
 // "transformers.models.bert.modeling_bert.BertLayer" -> "BertLayer"
-std::string short_type(const Findings& findings, const std::string& path) {
+std::string short_type(const std::string& python_class) {
+  return python_class.empty()
+      ? "Module"
+      : python_class.substr(python_class.rfind('.') + 1);
+}
+
+std::string class_of(const Findings& findings, const std::string& path) {
   const auto found = findings.module_types.find(path);
-  if (found == findings.module_types.end()) {
-    return "Module";
-  }
-  return found->second.substr(found->second.rfind('.') + 1);
+  return found == findings.module_types.end() ? "" : found->second;
 }
 
 }  // namespace
+
+ProgramLayer::ProgramLayer(
+    std::string python_class,
+    std::shared_ptr<Weights> weights)
+    : Module(short_type(python_class)),
+      python_class_(std::move(python_class)),
+      weights_(std::move(weights)) {}
 
 void ProgramLayer::add(
     const std::string& name,
@@ -65,8 +75,7 @@ std::shared_ptr<ProgramLayer> make_layers(
       [&](const std::string& path) -> ProgramLayer& {
     auto& layer = layers[path];
     if (!layer) {
-      layer =
-          std::make_shared<ProgramLayer>(short_type(findings, path), weights);
+      layer = std::make_shared<ProgramLayer>(class_of(findings, path), weights);
       if (!path.empty()) {
         const auto [parent, name] = split_name(path);
         layer_at(parent).register_module(name, layer);

@@ -30,11 +30,14 @@ class ProgramLayer final : public torch::nn::Module {
     std::function<at::Tensor()> compute = nullptr;
   };
 
-  ProgramLayer(const std::string& type, std::shared_ptr<Weights> weights)
-      : Module(type), weights_(std::move(weights)) {}
+  /// `python_class`: "torch.nn.modules.linear.Linear"; "" of a module that was
+  /// never called.
+  ProgramLayer(std::string python_class, std::shared_ptr<Weights> weights);
 
   /// The class in Python: "Linear"; "Module" of one that was never called.
   const std::string& type() const { return name(); }
+  /// One of torch.nn's own layers, parametrized or not.
+  bool is_of_torch() const { return python_class_.starts_with("torch.nn."); }
   const std::vector<Member>& members() const { return members_; }
 
   /// Of the root: what it returns lives as long as the run of the program that
@@ -56,6 +59,7 @@ class ProgramLayer final : public torch::nn::Module {
       std::function<at::Tensor()> compute);
 
  private:
+  std::string python_class_;
   std::shared_ptr<Weights> weights_;
   std::vector<Member> members_;
 };

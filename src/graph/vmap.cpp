@@ -19,6 +19,8 @@ using c10::IValue;
 using detail::concat;
 using Arguments = std::vector<IValue>;
 
+thread_local int levels = 0;
+
 functorch::RandomnessType as_functorch(Randomness randomness) {
   switch (randomness) {
     case Randomness::same:
@@ -39,8 +41,12 @@ class Level {
         functorch::TransformType::Vmap,
         c10::SymInt(size),
         as_functorch(randomness));
+    ++levels;
   }
-  ~Level() { functorch::popDynamicLayerAndDeleteMetadata(); }
+  ~Level() {
+    --levels;
+    functorch::popDynamicLayerAndDeleteMetadata();
+  }
   Level(const Level&) = delete;
   Level& operator=(const Level&) = delete;
 };
@@ -108,6 +114,10 @@ std::optional<Randomness> to_randomness(const std::string& word) {
       {"different", Randomness::different}};
   const auto found = words.find(word);
   return found == words.end() ? std::nullopt : std::optional(found->second);
+}
+
+bool runs_in_vmap() {
+  return levels > 0;
 }
 
 void VmapBlock::run(Frame& frame) const {

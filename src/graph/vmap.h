@@ -20,6 +20,11 @@ enum class Randomness { error, same, different };
 /// nullopt for a word that torch.vmap does not know.
 std::optional<Randomness> to_randomness(const std::string& word);
 
+/// Whether a program runs the body of a torch.vmap on this thread. Operators
+/// see its tensors with the hidden dimension in them, wherever functorch put
+/// it.
+bool runs_in_vmap();
+
 /// One torch.vmap: its level of functorch is on the thread while the body runs,
 /// and no longer, whatever the body does.
 class VmapBlock final : public Block {

@@ -6,8 +6,8 @@
 #include <ATen/ops/tensor.h>
 
 #include "base/text.h"
+#include "graph/vmap.h"
 #include "hosting/thread_scopes.h"
-#include "hosting/vmapped.h"
 #include "peft/alora.h"
 #include "peft/error.h"
 
@@ -88,7 +88,7 @@ const AloraOffsets* alora_offsets() {
 at::Tensor activated_rows(const at::Tensor& features) {
   std::vector<std::int64_t> rows;
   const AloraOffsets* current = alora_offsets();
-  if (current && is_vmapped(features)) {
+  if (current && graph::runs_in_vmap()) {
     throw Error(
         ErrorKind::unsupported,
         "an AloraScope gives offsets for rows, and an aLoRA layer stands "

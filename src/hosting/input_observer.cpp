@@ -2,17 +2,15 @@
 #include "hosting/input_observer.h"
 
 #include "hosting/adapted_tensor.h"
-#include "hosting/vmapped.h"
 
 namespace peft::detail {
 namespace {
 
 class Observing final : public Method {
  public:
-  Observing(InputObserver::See see, std::int64_t features)
-      : see_([see = std::move(see), features](const at::Tensor& x) {
-          see(with_hidden_rows(x.detach(), features));
-        }) {}
+  explicit Observing(InputObserver::See see)
+      : see_([see = std::move(see)](const at::Tensor& x) { see(x.detach()); }) {
+  }
 
   void check(const WeightLayout&, const std::string&, Mistakes&)
       const override {}
@@ -32,15 +30,6 @@ class Observing final : public Method {
   const std::function<void(const at::Tensor&)> see_;
 };
 
-// How many dimensions of its input a row is not among.
-std::int64_t features_of(const HostedTensor& hosted) {
-  using Form = WeightLayout::Form;
-  const auto form = hosted.layout ? hosted.layout->form : Form::matrix;
-  return form == Form::kernel ? hosted.base.dim() - 1
-      : form == Form::table   ? 0
-                              : 1;
-}
-
 struct NoAdapters final : Owner {
   std::vector<std::shared_ptr<const Attachment>> attachments_on(
       WeightId) const override {
@@ -53,8 +42,7 @@ struct NoAdapters final : Owner {
 InputObserver::InputObserver(const HostedTensor& hosted, See see)
     : place_(hosted.place), before_(hosted.place->get()) {
   auto attachment = std::make_shared<Attachment>();
-  attachment->method =
-      std::make_shared<Observing>(std::move(see), features_of(hosted));
+  attachment->method = std::make_shared<Observing>(std::move(see));
   const auto weight = std::make_shared<AdaptedWeight>(
       0,
       hosted.base,

@@ -11,7 +11,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include "base/text.h"
-#include "hosting/vmapped.h"
+#include "graph/vmap.h"
 #include "peft/error.h"
 
 namespace peft::detail {
@@ -146,7 +146,7 @@ RowSplit MixedBatch::split(
     std::int64_t features,
     bool positions_first,
     bool flattened) const {
-  if (is_vmapped(x)) {
+  if (graph::runs_in_vmap()) {
     throw Error(
         ErrorKind::unsupported,
         concat(

@@ -113,6 +113,14 @@ bool computes_its_weight(const ProgramLayer& layer) {
   return computes;
 }
 
+// PEFT makes the factors of a convolution of the layer's own class. Where that
+// computes its weight in forward (a standardised convolution), it computes
+// theirs, in a way that a program does not tell.
+bool may_compute(const ProgramLayer& layer, WeightUse use) {
+  return use != WeightUse::any &&
+      (use != WeightUse::convolution || layer.is_of_torch());
+}
+
 // As PEFT's "all-linear", which goes by the class: a parametrization makes a
 // subclass of it, and old hooks leave it as it is.
 bool is_linear_class(const std::string& type) {
@@ -153,7 +161,7 @@ KnownLayer know_program_layer(const ProgramLayer& layer) {
     bool is_read = false;
     known.use = use_of(member.reads, is_read);
     known.takes_adapters = is_read && !member.is_buffer &&
-        (!member.compute || (computes && known.use != WeightUse::any));
+        (!member.compute || (computes && may_compute(layer, known.use)));
     linear |= is_read && known.use == WeightUse::linear;
     if (!computes && is_linear_weight(layer, member)) {
       known.use = WeightUse::linear;

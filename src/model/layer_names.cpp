@@ -16,6 +16,11 @@ namespace {
 // Why a layer of a program or script takes no adapter.
 std::string obstacle_of(const HostedLayer& layer) {
   for (const HostedTensor& tensor : layer.tensors) {
+    if (layer.seat && is_computed(*layer.seat, tensor.base)) {
+      return "it computes its weight in each forward, and PEFT makes its "
+             "adapter's factors layers of the same class, which compute theirs "
+             "in a way that a program does not tell";
+    }
     if (tensor.base.dim() > 1 && !tensor.base.is_floating_point()) {
       return concat(
           "its '",
@@ -263,8 +268,11 @@ std::string why_no_parameter(
                   join_path(layer.path, tensor),
                   "' is one of a ",
                   layer.type,
-                  ", a class that this library does not know; register it "
-                  "with peft::register_layer");
+                  is_foreign(layer)
+                      ? ", which the script reads from a list of its own; "
+                        "export the model with torch.export instead"
+                      : ", a class that this library does not know; register "
+                        "it with peft::register_layer");
       }
     }
     for (const HostedTensor& tensor : layer.tensors) {

@@ -288,7 +288,7 @@ TEST_F(Vmap, RefusesAMixedBatch) {
   peft::LoraConfig config;
   config.target_modules = {"layer"};
   auto adapters = peft::inject_adapter_in_model(config, program, "a");
-  const peft::BatchAdapters batch(adapters, {"a", "a"});
+  const peft::BatchAdapters batch(adapters, {"a", "__base__"});
   EXPECT_THAT(
       error_of(
           ErrorKind::program, [&] { program.forward({torch::ones({2, 4})}); }),

@@ -317,6 +317,30 @@ TEST_F(ComputedWeight, CannotBeMergedForGood) {
       own.forward({x_}).at(0), run(x_, norm_weight(v_, g_), raw_ * gain_)));
 }
 
+// Not under a parametrization, but in a class of its own: PEFT makes A and B
+// layers of that class, which standardise their weights as well.
+TEST_F(ComputedWeight, OfAConvolutionsOwnClassIsRefused) {
+  for (Json& node : builder_.graph.json()["nodes"]) {
+    std::string stack = node["metadata"].value("nn_module_stack", "");
+    const std::string torch_class = "torch.nn.utils.parametrize.Parametrized";
+    if (const auto at = stack.find(torch_class); at != std::string::npos) {
+      stack.replace(at, torch_class.size(), "timm.layers.std_conv.ScaledStd");
+      node["metadata"]["nn_module_stack"] = stack;
+    }
+  }
+  auto program = load();
+  EXPECT_THAT(
+      error_of(
+          ErrorKind::target,
+          [&] { peft::inject_adapter_in_model(config_, program); }),
+      AllOf(
+          HasSubstr("'conv' of type ScaledStdConv1d"),
+          HasSubstr("layers of the same class"),
+          testing::Not(HasSubstr("register"))));
+  EXPECT_TRUE(close(
+      program.forward({x_}).at(0), run(x_, norm_weight(v_, g_), raw_ * gain_)));
+}
+
 TEST_F(ComputedWeight, LoadsWhatItSaved) {
   auto program = load();
   auto adapters = peft::inject_adapter_in_model(config_, program);

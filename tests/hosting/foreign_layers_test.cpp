@@ -320,25 +320,30 @@ TEST_F(ForeignLayers, AnIntegerLayerIsToldWhatIsTrue) {
   auto program = load(builder);
   peft::LoraConfig config;
   config.target_modules = {"small", "layer"};
-  const auto refused = [&] {
-    return error_of(peft::ErrorKind::target, [&] {
-      peft::inject_adapter_in_model(config, program);
-    });
+  const auto refused = [&](peft::ErrorKind kind) {
+    return error_of(
+        kind, [&] { peft::inject_adapter_in_model(config, program); });
   };
+  const auto no_advice = testing::Not(testing::HasSubstr("register"));
   EXPECT_THAT(
-      refused(),
+      refused(peft::ErrorKind::target),
       testing::AllOf(
           testing::HasSubstr("'small' of type Linear"),
           testing::HasSubstr("its 'weight' is Char"),
           testing::HasSubstr("floating-point"),
-          testing::Not(testing::HasSubstr("register"))));
+          no_advice));
   config.target_modules = {};
   config.target_parameters = {"small.weight"};
   EXPECT_THAT(
-      refused(),
+      refused(peft::ErrorKind::unsupported),
       testing::AllOf(
-          testing::HasSubstr("two or three dimensions"),
-          testing::Not(testing::HasSubstr("register"))));
+          testing::HasSubstr("small.weight"),
+          testing::HasSubstr("Char"),
+          no_advice));
+  config.target_parameters = {"nothing"};
+  EXPECT_THAT(
+      refused(peft::ErrorKind::target),
+      testing::AllOf(testing::HasSubstr("two or three dimensions"), no_advice));
 }
 
 }  // namespace

@@ -15,7 +15,9 @@
 namespace peft_test {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 using torch::Tensor;
 
 // Two linear layers of one type, as a script would have them.
@@ -189,6 +191,52 @@ TEST_F(Scripts, CopiesOfSavedModulesMoveWithThem) {
   EXPECT_EQ(forward(x.to(torch::kDouble)).scalar_type(), torch::kDouble);
 }
 
+// One object in Python, for all that a trace tells, unless a state dict has
+// tensors of its own for each.
+TEST_F(Scripts, LayersThatShareTheirTensorsAreTwoForAStateDictOfTwo) {
+  const Tensor weight = torch::randn({4, 4});
+  const Tensor bias = torch::randn({4});
+  torch::jit::Module model("__torch__.Model");
+  for (const char* name : {"first", "second"}) {
+    torch::jit::Module layer(
+        "__torch__.torch.nn.modules.linear.Linear",
+        model._ivalue()->compilation_unit(),
+        /*shouldMangle=*/true);
+    layer.register_parameter("weight", weight, false);
+    layer.register_parameter("bias", bias, false);
+    layer.define(
+        "def forward(self, x):\n"
+        "  return torch.linear(x, self.weight, self.bias)\n");
+    model.register_module(name, layer);
+  }
+  model.define(
+      "def forward(self, x):\n"
+      "  return self.second.forward(self.first.forward(x))\n");
+  EXPECT_EQ(
+      peft::inject_adapter_in_model(config(), model)
+          .parameters("default")
+          .size(),
+      2);
+  peft::unload(model);
+  peft::StateDict weights;
+  const Tensor x = torch::randn({5, 4});
+  Tensor expected = x;
+  for (const std::string layer : {"first", "second"}) {
+    const Tensor a = torch::randn({2, 4});
+    const Tensor b = torch::randn({4, 2});
+    weights.insert(layer + ".lora_A.weight", a);
+    weights.insert(layer + ".lora_B.weight", b);
+    expected = torch::linear(expected, weight + 1.5 * b.mm(a), bias);
+  }
+  peft::inject_adapter_in_model(
+      config(), model, "default", {.state_dict = &weights});
+  const auto report = peft::set_peft_model_state_dict(model, weights);
+  EXPECT_TRUE(report.missing_keys.empty());
+  EXPECT_TRUE(report.unexpected_keys.empty());
+  EXPECT_TRUE(
+      torch::allclose(model.forward({x}).toTensor(), expected, 1e-4, 1e-4));
+}
+
 // What a scripted LSTM reads is a list that it keeps beside its parameters.
 TEST_F(Scripts, LayersThatReadAListOfTheirOwnAreRefused) {
   torch::jit::Module reader("__torch__.Reader");
@@ -204,7 +252,25 @@ TEST_F(Scripts, LayersThatReadAListOfTheirOwnAreRefused) {
       error_of(
           peft::ErrorKind::target,
           [&] { peft::inject_adapter_in_model(lora, model); }),
-      HasSubstr("Reader"));
+      AllOf(HasSubstr("Reader"), Not(HasSubstr("register"))));
+  lora.target_modules = {};
+  lora.target_parameters = {"reader.weight_ih_l0"};
+  EXPECT_THAT(
+      error_of(
+          peft::ErrorKind::target,
+          [&] { peft::inject_adapter_in_model(lora, model); }),
+      AllOf(HasSubstr("torch.export"), Not(HasSubstr("register"))));
+  lora.target_parameters = {};
+  lora.target_modules = "dummy-target-modules";
+  lora.modules_to_save = {"reader"};
+  EXPECT_THAT(
+      error_of(
+          peft::ErrorKind::unsupported,
+          [&] { peft::inject_adapter_in_model(lora, model); }),
+      AllOf(
+          HasSubstr("weight_ih_l0"),
+          HasSubstr("torch.export"),
+          Not(HasSubstr("register"))));
 }
 
 TEST_F(Scripts, AdaptersGoThroughFilesAndTwoOfThemSwitch) {

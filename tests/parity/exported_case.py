@@ -130,8 +130,8 @@ class Case:
         jobs = [{"do": "run", "saved": self.path("saved.pt2")}]
         if self.example.adapter:
             merged = {"merged": self.path("merged.pt2")} if self.example.merges else {}
-            jobs += [{"do": "load", **merged},
-                     {"do": "inject", "saved": self.path("injected")}]
+            jobs += [{"do": "load", **merged}]
+            jobs += [{"do": "inject", "saved": self.path("injected")}] if self.example.injects else []
         return [{**shared, **job, "result": self.path(job["do"])} for job in jobs]
 
     def result(self, job):

@@ -129,7 +129,7 @@ def loaded_adapter(case):
 
 
 def injected_adapter(case):
-    if not case.example.adapter:
+    if not case.example.adapter or not case.example.injects:
         return
     _, tensors = case.result("inject")
     folder, theirs = case.path("injected"), case.path("adapter")

@@ -32,6 +32,7 @@ class Example:
     core: bool = False  # run_decompositions() before saving
     strict: bool = False
     steps: int = 10  # of training
+    injects: bool = True  # False: Python has other adapters, as it knows which modules are one object
     merges: bool = True  # False: it computes weights, which no file can hold merged
     extra: bool = False  # much like another: run by name or with --all
 

@@ -137,6 +137,22 @@ class Tied(nn.Module):
         return self.head(self.layer(torch.tanh(self.layer(self.embedding(ids)))))
 
 
+class SharedTensors(nn.Module):
+    """Two layers of the same tensors, and a block of two names, which PEFT adapts once and writes twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.second.weight, self.second.bias = self.first.weight, self.first.bias
+        block = nn.ModuleDict({"fc": nn.Linear(8, 8)})
+        self.blocks = nn.ModuleList([block, block])
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = torch.tanh(block["fc"](x))
+        return self.second(self.first(x))
+
+
 class Convolutions(nn.Module):
     def __init__(self):
         super().__init__()
@@ -219,10 +235,11 @@ class ScaledStdConv2d(nn.Conv2d):
 
 
 class ComputedWeights(nn.Module):
-    def __init__(self):
+    def __init__(self, spectral):
         super().__init__()
         self.conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(8, 8, 3, padding=1), dim=2)
-        self.spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8))
+        # In training mode its buffers change, in a program in eval mode too: export does not say when.
+        self.spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)) if spectral else nn.Identity()
         self.symmetric = nn.Linear(8, 8)
         nn.utils.parametrize.register_parametrization(self.symmetric, "weight", Symmetric())
         self.hooked = nn.utils.weight_norm(nn.Linear(8, 8))
@@ -245,10 +262,13 @@ LAYERS = {
     "transformer": Example(Transformer, padded_features, on("linear1", "linear2")),
     "attention": Example(Attention, features, on("mha", "head")),
     "tied": Example(Tied, ids, on("embedding", "head", "layer")),
+    # A config alone tells a program nothing of them.
+    "shared_tensors": Example(SharedTensors, features, on("first", "second", "fc"), injects=False),
     "convolutions": Example(Convolutions, features, on("c1", "c2", "c3"), sizes=((2, 9), (3, 13))),
     "other_layers": Example(OtherLayers, ids, {}),
-    "computed_weights": Example(ComputedWeights, features, on("conv", "spectral", "symmetric", "hooked", "standard"),
-                                merges=False),
-    "computed_weights.linear": Example(ComputedWeights, features, training=False, merges=False),
+    "computed_weights": Example(lambda: ComputedWeights(spectral=False), features,
+                                on("conv", "symmetric", "hooked", use_dora=True), merges=False),
+    "computed_weights.spectral": Example(lambda: ComputedWeights(spectral=True), features, training=False,
+                                         merges=False),
     "storages": Example(Storages, images, {}, sizes=((2, 5), (3, 6))),
 }

@@ -88,7 +88,7 @@ MEDIA = {
     "vit": Example(vit, images, sizes=FIXED_IMAGES),
     "clip": Example(clip, images_and_text),
     "convnext": Example(convnext, images, on("pwconv1", "patch_embeddings"), sizes=IMAGES),
-    "bit": Example(bit, images, on("conv1", "conv2", "downsample.conv"), sizes=FIXED_IMAGES, merges=False),
+    "bit": Example(bit, images, {}, sizes=FIXED_IMAGES),  # PEFT's factors standardise themselves too
     "resnet": Example(resnet, images, on("convolution", "classifier.1"), sizes=IMAGES),
     "swin": Example(swin, images, sizes=FIXED_IMAGES),
     "segformer": Example(segformer, images, sizes=IMAGES, extra=True),
