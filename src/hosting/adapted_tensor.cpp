@@ -75,10 +75,10 @@ c10::Device AdaptedTensor::device_custom() const {
 // computes from an adapted weight is the effective one, but the base is meant.
 bool AdaptedTensor::is_moved_reading(const at::Tensor& data) const {
   const at::NoGradGuard no_grad;
-  const at::Tensor reading = read();
-  return reading.sizes() == data.sizes() &&
+  const auto reading = reading_of(*this);
+  return reading && reading->sizes() == data.sizes() &&
       at::allclose(
-             reading.to(data.device(), data.scalar_type()),
+             reading->to(data.device(), data.scalar_type()),
              data,
              /*rtol=*/0,
              /*atol=*/0,

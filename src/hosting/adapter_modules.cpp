@@ -76,6 +76,8 @@ class AdapterContainer {
 template <class Dict>
 class Announcing : public Dict, public AdapterContainer {
  public:
+  using Dict::Dict;
+
   void to(torch::Device device, torch::Dtype dtype, bool non_blocking)
       override {
     check_moving();
@@ -115,9 +117,9 @@ class AdapterParameters final : public Announcing<nn::ParameterDictImpl> {
 };
 
 // "base_layer", "q_proj": a level of the tree between a layer and its dicts.
-class HolderLevel final : public nn::Module, public AdapterContainer {
+class HolderLevel final : public Announcing<nn::Module> {
  public:
-  HolderLevel() : Module("Holder") {}
+  HolderLevel() : Announcing("Holder") {}
   bool is_empty() const override { return children().empty(); }
   void erase(const std::string&) override {}
 };

@@ -128,7 +128,8 @@ void note_zeros(
   weight.mask().set_zeroed(next.any().item<bool>() ? next : Tensor());
 }
 
-// What operators read; nothing where there is no such tensor.
+}  // namespace
+
 std::optional<Tensor> reading_of(const AdaptedTensor& adapted) {
   try {
     return adapted.read();
@@ -136,8 +137,6 @@ std::optional<Tensor> reading_of(const AdaptedTensor& adapted) {
     return std::nullopt;
   }
 }
-
-}  // namespace
 
 bool write_masked_reading(const AdaptedTensor& adapted, const Tensor& data) {
   if (adapted.weight()->change() == WeightChange::none) {

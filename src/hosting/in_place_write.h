@@ -36,6 +36,9 @@ void check_unchanged(
     const c10::OperatorHandle& op,
     const AdaptedTensor& adapted);
 
+/// What operators read; nothing where there is no such tensor.
+std::optional<at::Tensor> reading_of(const AdaptedTensor& adapted);
+
 /// Whether `data`, meant for the whole weight, is what operators read of it but
 /// for zeros. Then these are written as a mask, and the rest stays.
 bool write_masked_reading(const AdaptedTensor& adapted, const at::Tensor& data);

@@ -243,6 +243,16 @@ Tensor convolution(
   return convolve(input, weight, bias, groups, run);
 }
 
+// What set_data asks first. It is about the kind of tensor, and an effective
+// weight would be formed for nothing (a convolution in groups may have none).
+bool has_compatible_shallow_copy_type(const Tensor& self, const Tensor& from) {
+  const auto under = [](const Tensor& tensor) {
+    const AdaptedTensor* adapted = as_adapted(tensor);
+    return adapted ? adapted->replay(adapted->weight()->base()) : tensor;
+  };
+  return at::_has_compatible_shallow_copy_type(under(self), under(from));
+}
+
 // What traced TorchScript calls.
 Tensor traced_convolution(
     const Tensor& input,
@@ -294,6 +304,8 @@ void register_kernels() {
     aten.impl("conv3d.padding", &conv3d_padding);
     aten.impl("convolution", &convolution);
     aten.impl("_convolution", &traced_convolution);
+    aten.impl(
+        "_has_compatible_shallow_copy_type", &has_compatible_shallow_copy_type);
     graph::set_stand_on(&stand_on_value);
     return true;
   }();

@@ -124,6 +124,30 @@ TEST_F(SetAnew, SaysNothingWhereNothingIsLost) {
   EXPECT_EQ(warnings.all(), "");
 }
 
+TEST_F(SetAnew, IsNoErrorWhereTheHandlerThrows) {
+  const auto old = peft::set_warning_handler(
+      [](const std::string& text) { throw std::runtime_error(text); });
+  model_->forward(x_);
+  peft::set_warning_handler(old);
+  EXPECT_EQ(peft::adapters_of(*model_).audit().set_anew.size(), 2);
+}
+
+TEST_F(SetAnew, IsFoundByTwoAdaptersAndAfterASwap) {
+  const CollectWarnings warnings;
+  config_.r = 3;
+  peft::inject_adapter_in_model(config_, *model_, "b");
+  const auto other = peft::get_peft_model_state_dict(*model_, "b");
+  auto of_default = config_;
+  peft::hotswap_adapter(*model_, other, of_default, "default");
+  model_->forward(x_);
+  EXPECT_EQ(
+      peft::adapters_of(*model_).names(),
+      (std::vector<std::string>{"default", "b"}));
+  peft::delete_adapter(*model_, "b");
+  peft::delete_adapter(*model_, "default");
+  EXPECT_TRUE(model_->second->linear->children().empty());
+}
+
 TEST_F(SetAnew, LeavesNoCycle) {
   std::weak_ptr<nn::Module> linear = model_->first->linear.ptr();
   const Tensor parameter = model_->parameters()[0];

@@ -6,7 +6,9 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <atomic>
 #include <functional>
+#include <thread>
 
 #include "peft/peft.h"
 #include "support/error_of.h"
@@ -26,7 +28,7 @@ peft::LoraConfig lora(int rank = 2) {
   peft::LoraConfig config;
   config.r = rank;
   config.lora_alpha = 3;
-  config.target_modules = {"conv", "linear"};
+  config.target_modules = {"conv"};
   return config;
 }
 
@@ -187,6 +189,57 @@ INSTANTIATE_TEST_SUITE_P(
     EveryWay,
     Masked,
     testing::Range(std::size_t{0}, ways_to_mask().size()));
+
+// A MADE-like layer, every product that a Linear may be read with.
+TEST(MaskedLinear, IsTheWeightThatProductsSee) {
+  torch::manual_seed(9);
+  const Tensor base = torch::randn({5, 4});
+  peft::LoraConfig config;
+  config.r = 2;
+  config.lora_alpha = 3;
+  Tensor weight = peft::adapt(base.clone(), config);
+  const auto f = peft::adapter_parameters(weight);
+  randomise(f);
+  const torch::NoGradGuard no_grad;
+  const Tensor keep = torch::ones({5, 4}).tril();
+  weight.mul_(keep);
+  const Tensor expected = (base + 1.5 * f[1].mm(f[0])) * keep;
+  const Tensor x = torch::randn({3, 4});
+  const auto expect_close = [](const Tensor& found, const Tensor& wanted) {
+    EXPECT_TRUE(torch::allclose(found, wanted, 1e-4, 1e-5));
+  };
+  expect_close(F::linear(x, weight), x.mm(expected.t()));
+  expect_close(F::linear(x, weight, x.new_ones(5)), x.mm(expected.t()) + 1);
+  expect_close(x.mm(weight.t()), x.mm(expected.t()));
+  expect_close(
+      F::linear(x, weight.slice(0, 1, 4)), x.mm(expected.slice(0, 1, 4).t()));
+  expect_close(weight.mm(x.t()), expected.mm(x.t()));
+}
+
+TEST(MaskedThreads, SeeTheSame) {
+  torch::manual_seed(9);
+  MaskedConv model([](const Tensor& weight, const Tensor& keep) {
+    Tensor w = weight;
+    w.mul_(keep);
+  });
+  auto adapters = peft::inject_adapter_in_model(lora(), *model);
+  randomise(adapters.parameters("default"));
+  const Tensor x = torch::randn({2, 4, 7});
+  const Tensor expected = model->forward(x).detach();
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong = 0;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (int step = 0; step < 20; ++step) {
+        wrong += torch::equal(model->forward(x), expected) ? 0 : 1;
+      }
+    });
+  }
+  for (auto& thread : threads) {
+    thread.join();
+  }
+  EXPECT_EQ(wrong.load(), 0);
+}
 
 class WrittenWeight : public testing::Test {
  protected:
