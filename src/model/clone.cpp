@@ -200,7 +200,8 @@ class Replanner {
       const std::size_t i = index_of(target);
       PlannedTarget planned{to_[i], target, target.attachment->method};
       const WeightLayout& layout = target.weight->layout();
-      if (to_[i].layout || layout.form != WeightLayout::Form::whole) {
+      if (to_[i].layout || layout.form != WeightLayout::Form::whole ||
+          layout.positions_first) {
         planned.hosted.layout = layout;
       }
       if (target.bias) {

@@ -38,7 +38,17 @@ std::string obstacle_of(const HostedLayer& layer) {
 // whatever kind of layer has them.
 bool is_target_parameter(const HostedTensor& tensor) {
   const auto dimensions = tensor.base.dim();
-  return !tensor.is_buffer && (dimensions == 2 || dimensions == 3);
+  return !tensor.is_buffer && tensor.base.is_floating_point() &&
+      (dimensions == 2 || dimensions == 3);
+}
+
+std::string why_no_target_parameter(const HostedTensor& tensor) {
+  if (tensor.is_buffer) {
+    return "is a buffer";
+  }
+  return tensor.base.is_floating_point()
+      ? concat("has ", tensor.base.dim(), " dimensions")
+      : concat("is ", c10::toString(tensor.base.scalar_type()));
 }
 
 class Chooser {
@@ -192,7 +202,8 @@ class Chooser {
          "parameter",
          can,
          can ? concat("target_parameters has '", name, "'")
-             : std::string("not a parameter of 2 or 3 dimensions")});
+             : std::string("not a floating-point parameter of 2 or 3 "
+                           "dimensions")});
     return can;
   }
 
@@ -277,15 +288,13 @@ std::string why_no_parameter(
     }
     for (const HostedTensor& tensor : layer.tensors) {
       if (is_meant(layer, tensor.name) && !is_target_parameter(tensor)) {
-        const std::string what = tensor.is_buffer
-            ? "is a buffer"
-            : concat("has ", tensor.base.dim(), " dimensions");
         return concat(
             ": '",
             join_path(layer.path, tensor.name),
             "' ",
-            what,
-            ", and parameters of 2 or 3 can (as in PEFT)");
+            why_no_target_parameter(tensor),
+            ", and floating-point parameters of 2 or 3 dimensions can (as in "
+            "PEFT)");
       }
     }
   }

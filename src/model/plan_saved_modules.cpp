@@ -20,6 +20,20 @@ bool is_saved_elsewhere(const Planning& planning, const HostedTensor& tensor) {
       });
 }
 
+// As its layer reads it: what an attention adds to a product, too, has the
+// positions first.
+HostedTensor as_read(const HostedTensor& tensor, const HostedLayer& layer) {
+  HostedTensor read = tensor;
+  const bool positions_first =
+      std::any_of(layer.tensors.begin(), layer.tensors.end(), [](auto& other) {
+        return other.layout && other.layout->positions_first;
+      });
+  if (!read.layout && positions_first) {
+    read.layout = WeightLayout{.positions_first = true};
+  }
+  return read;
+}
+
 // False when the layer has no tensors at all.
 bool plan_saved_layer(
     Planning& planning,
@@ -58,7 +72,7 @@ bool plan_saved_layer(
     }
     check_ownership(planning, tensor, join_path(layer.path, tensor.name));
     planning.plan.targets.push_back(
-        {tensor,
+        {as_read(tensor, layer),
          Target{
              .layer_path = layer.path,
              .layer_type = layer.type,
