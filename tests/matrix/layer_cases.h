@@ -46,6 +46,10 @@ struct LayerCase {
   std::optional<int64_t> batch = 0;
   /// Makes one group of a convolution's; its weight is then another.
   std::function<void(nn::Module&)> join_groups = nullptr;
+  /// As many times as a Linear's the rounding errors of its outputs are.
+  double rounds = 1;
+  /// Whether every dtype is tried; else float32 and bfloat16.
+  bool every_dtype = true;
   // What its one operator, which no adapter can act inside, takes away.
   bool runs_on_factors = true;
   bool takes_mixed_batches = true;

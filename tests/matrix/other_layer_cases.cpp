@@ -129,11 +129,14 @@ LayerCase attention(
       .forward =
           [](nn::Module& m, const Tensor& x) {
             auto* attention = m.as<nn::MultiheadAttention>();
-            const Tensor memory = x.slice(2, 0, attention->options.kdim());
+            const Tensor memory =
+                x.slice(2, 0, attention->options.kdim()).contiguous();
             return std::get<0>(attention->forward(x, memory, memory));
           },
       .input = normal({3, 2, 6}),
-      .batch = 1};
+      .batch = 1,
+      .rounds = 2,
+      .every_dtype = false};
 }
 
 LayerCase packed_attention() {
@@ -185,6 +188,7 @@ LayerCase recurrent(std::string name, std::function<Holder()> make) {
           },
       .input = normal({3, 2, 5}),
       .batch = 1,
+      .every_dtype = false,
       .runs_on_factors = false,
       .takes_mixed_batches = false,
       .moves_with_adapters = false};
