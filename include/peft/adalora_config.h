@@ -25,7 +25,7 @@ struct PEFT_API AdaLoraConfig : LoraConfig {
   double beta1 = 0.85;           ///< smoothing of the sensitivity, in (0, 1)
   double beta2 = 0.85;           ///< smoothing of its uncertainty, in (0, 1)
   double orth_reg_weight = 0.5;  ///< of the orthogonal regularization, >= 0
-  std::optional<std::int64_t> total_step;  ///< steps of training; required
+  std::optional<std::int64_t> total_step;  ///< steps; training needs it
   /// Which of init_r ranks are left, by "<module>.lora_E". Filled by training;
   /// takes the place of LoraConfig::rank_pattern.
   Patterns<std::vector<bool>> rank_pattern;

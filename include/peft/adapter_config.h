@@ -104,7 +104,7 @@ struct PEFT_API AdapterConfig {
 
   std::optional<std::string> task_type;
   JsonText auto_mapping;
-  std::string peft_version = "0.21.2";  ///< the PEFT whose files these are
+  std::string peft_version = "0.21.2";  ///< whose files these are; "": old
   std::optional<std::string> base_model_name_or_path;
   std::optional<std::string> revision;
   bool inference_mode = false;  ///< inject with frozen adapter weights

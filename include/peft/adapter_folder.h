@@ -70,7 +70,10 @@ PEFT_API Adapters load_adapter(
     const LoadOptions& options = {});
 
 /// The tensors of directory/adapter_model.safetensors under their keys in the
-/// file, mapped, not copied. Throws Error (file).
+/// file, mapped, not copied; without such a file those of its shards
+/// (adapter_model.safetensors.index.json), of adapter_model.bin (a dict of
+/// tensors by torch.save, of which nothing is run), or of its shards. Throws
+/// Error (file).
 PEFT_API StateDict load_peft_weights(const std::filesystem::path& directory);
 
 }  // namespace peft

@@ -7,12 +7,17 @@
 //
 // or, where the members are private, by the names they are registered under:
 //
-//   peft::register_layer<MyExpertsImpl>({"w1", {"w2",
-//   peft::WeightUse::linear}});
+//   peft::register_layer<MyExpertsImpl>({"w1", "w2"});
 //
-// libtorch's own layers are known: Linear, Embedding, Conv1d/2d/3d and
-// MultiheadAttention take adapters; these and the normalisation, transposed
-// convolution, bilinear and recurrent-cell layers can be in modules_to_save.
+// libtorch's own layers are known: Linear, Embedding, Conv1d/2d/3d,
+// MultiheadAttention, RNN, LSTM, GRU and their cells take adapters; these and
+// norms, transposed convolutions, Bilinear, EmbeddingBag and PReLU can be in
+// modules_to_save, and weights of 2 or 3 dimensions of any in
+// target_parameters.
+//
+// Keys in files, for a layer at "path": "path.lora_A.weight" for its only
+// weight with a use; "path.w1.lora_A.weight" for one of several; those without
+// a use, and stacks of matrices, have PEFT's nested keys. See docs/targets.md.
 #pragma once
 
 #include <functional>

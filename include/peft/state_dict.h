@@ -34,8 +34,10 @@ PEFT_API StateDict get_peft_model_state_dict(
     const std::string& adapter_name = "default");
 
 /// Copies `state` into the adapter, whatever its dtype and device. Keys may
-/// carry "base_model.model.". Throws Error (shape) naming every entry whose
-/// shape differs (unless ignore_mismatched_sizes), or which holds integers that
+/// carry "base_model.model.", which marks a file's: factors of experts in them
+/// are in the order of the config's peft_version. Throws Error (shape) naming
+/// every entry that is misspelt ("lora_a"), whose shape differs (unless
+/// ignore_mismatched_sizes), or which holds integers that
 /// the adapter's floats cannot hold exactly, or the other way round; nothing is
 /// copied then.
 PEFT_API LoadReport set_peft_model_state_dict(

@@ -280,15 +280,6 @@ Tensor traced_convolution(
       groups);
 }
 
-// What set_data asks, of the kinds of two tensors alone.
-bool has_compatible_shallow_copy_type(const Tensor& self, const Tensor& from) {
-  const auto base = [](const Tensor& tensor) {
-    const AdaptedTensor* adapted = as_adapted(tensor);
-    return adapted ? adapted->weight()->base() : tensor;
-  };
-  return at::_has_compatible_shallow_copy_type(base(self), base(from));
-}
-
 }  // namespace
 
 void register_kernels() {

@@ -186,6 +186,7 @@ std::vector<UserKind>& user_kinds() {
 }
 
 std::string short_name(std::string name) {
+  name = name.substr(0, name.find('<'));  // its own namespaces, not arguments'
   const auto colon = name.rfind("::");
   if (colon != std::string::npos) {
     name = name.substr(colon + 2);

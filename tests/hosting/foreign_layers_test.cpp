@@ -335,7 +335,7 @@ TEST_F(ForeignLayers, AnIntegerLayerIsToldWhatIsTrue) {
   config.target_modules = {};
   config.target_parameters = {"small.weight"};
   EXPECT_THAT(
-      refused(peft::ErrorKind::unsupported),
+      refused(peft::ErrorKind::target),
       testing::AllOf(
           testing::HasSubstr("small.weight"),
           testing::HasSubstr("Char"),

@@ -338,6 +338,8 @@ class FileShapes : public testing::Test {
     peft::register_layer<ExpertsImpl<0>>(
         {{"w", &ExpertsImpl<0>::w, linear_transposed}});
     peft::register_layer<ExpertsImpl<1>>({{"w", &ExpertsImpl<1>::w}});
+    peft::register_layer<NamesakesImpl>(
+        {{"w", &NamesakesImpl::w}, {"base_layer", &NamesakesImpl::base_layer}});
   }
 
   template <class To, class From>

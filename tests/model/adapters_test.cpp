@@ -407,7 +407,8 @@ TEST(StateDict, ReportsAndRefusesWithoutChangingAnything) {
       peft::set_peft_model_state_dict(*model, given, "default", true);
   EXPECT_EQ(loose.mismatched.size(), 1);
   EXPECT_EQ(state["head.lora_A.weight"].max().item<float>(), 2);
-  given["head.lora_B.weight"] = torch::full({3, 2}, (1 << 24) + 1, torch::kLong);
+  given["head.lora_B.weight"] =
+      torch::full({3, 2}, (1 << 24) + 1, torch::kLong);
   error_of(ErrorKind::shape, [&] {
     peft::set_peft_model_state_dict(*model, given);
   });

@@ -535,7 +535,7 @@ def run_grown(tool, folder, base, adapters, options, x):
     model = peft_model(base, adapters, options)
     randomise(model, options)
     model.save_pretrained(os.path.join(folder, "adapter"), save_embedding_layers=True)
-    check_loads_here(tool, folder, model, x, direction, adapters, options, torch.float32)
+    check_loads_here(tool, folder, model, x, direction, adapters, {**options, "tied": False}, torch.float32)
 
 
 def run(tool, name):
