@@ -101,6 +101,7 @@ bool AdaptedWeight::is_touched_by(const AttachedAdapters& adapters) const {
 
 AdaptedWeight::Active AdaptedWeight::active(const Choice& choice) const {
   Active found;
+  std::size_t own = 0;
   if (choice.enabled) {
     for (const auto& adapter : choice.adapters) {
       for (const auto& attachment : adapter->on(id_)) {
@@ -108,13 +109,14 @@ AdaptedWeight::Active AdaptedWeight::active(const Choice& choice) const {
         if (!attachment->was_read.load(std::memory_order_relaxed)) {
           attachment->was_read.store(true, std::memory_order_relaxed);
         }
-        found.push_back(attachment.get());
+        if (attachment->own_norms) {
+          found.insert(found.begin() + own++, attachment.get());
+        } else {
+          found.push_back(attachment.get());
+        }
       }
     }
   }
-  std::stable_partition(found.begin(), found.end(), [](const Attachment* a) {
-    return a->own_norms != nullptr;
-  });
   return found;
 }
 

@@ -6,12 +6,10 @@
 #include "base/text.h"
 #include "hosting/module_host.h"
 #include "model/about_adapter.h"
-#include "model/attach.h"
 #include "model/expert_order.h"
 #include "model/file_keys.h"
-#include "model/make_target.h"
+#include "model/load_with_bases.h"
 #include "model/residence.h"
-#include "model/swap.h"
 #include "model/wrapper_names.h"
 
 namespace peft {
@@ -73,46 +71,6 @@ std::string file_name_of(const std::string& rest) {
   }
   const bool is_leaf = last == "weight" || last == "bias";
   return is_leaf ? concat(parts.front(), ".", last) : parts.front();
-}
-
-bool may_hold_bases(const AdapterRecord& record, const StateDict& weights) {
-  for (const auto& item : weights) {
-    const std::string key = without_prefix(item.key());
-    if (key.find(".base_layer.") != std::string::npos ||
-        record.base_keys.contains(key)) {
-      return true;
-    }
-  }
-  return false;
-}
-
-// Parts of the base that `weights` holds become the adapter's own first.
-LoadReport load_with_bases(
-    const std::shared_ptr<ModelState>& state,
-    AdapterRecord& record,
-    const Host& host,
-    const StateDict& weights,
-    bool ignore_mismatched_sizes) {
-  std::vector<MadeTarget> bases;
-  if (may_hold_bases(record, weights)) {
-    bases = make_own_bases(record, host, weights);
-  }
-  if (bases.empty()) {
-    return load_tensors(record, weights, ignore_mismatched_sizes);
-  }
-  AdapterRecord preview{
-      .name = record.name,
-      .config = record.config->clone(),
-      .targets = record.targets};
-  preview.base_keys = record.base_keys;
-  for (const MadeTarget& made : bases) {
-    preview.targets.push_back(made.planned.target);
-  }
-  const LoadReport report =
-      load_tensors(preview, weights, ignore_mismatched_sizes);
-  add_targets(bases, state, record, host);
-  attach(*state, record, record.attached->id());
-  return report;
 }
 
 }  // namespace

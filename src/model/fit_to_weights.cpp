@@ -87,14 +87,7 @@ WeightName name_of(const PlannedTarget& planned) {
 // file does not; but its shapes tell, unless the matrices are square.
 std::set<std::string> turned_in(
     const InjectionPlan& plan,
-    const StateDict& given) {
-  std::vector<Target> targets;
-  for (const PlannedTarget& planned : plan.targets) {
-    targets.push_back(planned.target);
-    targets.back().layout = planned.hosted.layout.value_or(WeightLayout{});
-  }
-  const StateDict weights =
-      in_todays_order(targets, *plan.config, given, /*quiet=*/true);
+    const StateDict& weights) {
   const MethodEntry& entry = method_entry(*plan.config);
   std::set<std::string> found;
   for (const PlannedTarget& planned : plan.targets) {

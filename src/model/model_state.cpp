@@ -109,9 +109,11 @@ void ModelState::stand_in_gone(WeightId weight) noexcept {
     }
     for (const auto& adapter : adapters) {
       for (const Target& target : adapter->targets) {
+        if (target.weight->id() != weight) {
+          continue;
+        }
         const auto layer = target.layer.lock();
-        if (layer && target.weight->id() == weight &&
-            !as_program_layer(*layer)) {
+        if (layer && !as_program_layer(*layer)) {
           warn(set_anew_text(join_path(target.layer_path, target.tensor_name)));
           return;
         }

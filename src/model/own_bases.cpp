@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "methods/saved_copy.h"
 #include "model/adapter_tensors.h"
+#include "model/plan_parts.h"
 
 namespace peft::detail {
 namespace {
@@ -24,12 +25,6 @@ bool is_table(const HostedTensor& tensor) {
 bool is_matrix(const HostedTensor& tensor) {
   return tensor.layout && tensor.layout->form == Form::matrix &&
       !tensor.layout->inputs_first;
-}
-
-// The layout of a weight that has other rows.
-WeightLayout with_rows(WeightLayout layout, std::int64_t rows) {
-  (layout.form == Form::table ? layout.inputs : layout.outputs) = rows;
-  return layout;
 }
 
 class Planner {
@@ -313,33 +308,18 @@ class Planner {
         continue;
       }
       each_tensor([&](const HostedLayer& layer, const HostedTensor& tensor) {
-        if (tensor.base.is_same(plan_.targets[i].target.base) &&
-            !copies_.contains(join_path(layer.path, tensor.name))) {
-          add_tied(i, layer, tensor);
+        const PlannedTarget& owner = plan_.targets[i];
+        if (!tensor.base.is_same(owner.target.base) ||
+            copies_.contains(join_path(layer.path, tensor.name))) {
+          return;
         }
+        const at::Tensor& value =
+            values_.at(join_path(owner.target.file_prefix, file_name(owner)));
+        plan_.targets.push_back(tied_at(owner, i, layer, tensor));
+        note_target(plan_.targets.size() - 1);
+        stand_on(layer, tensor, value);
       });
     }
-  }
-
-  void add_tied(
-      std::size_t owner,
-      const HostedLayer& layer,
-      const HostedTensor& tensor) {
-    PlannedTarget tied = plan_.targets[owner];
-    tied.hosted = tensor;
-    tied.target.layer_path = layer.path;
-    tied.target.layer_type = layer.type;
-    tied.target.tensor_name = tensor.name;
-    tied.target.file_prefix = layer.path;
-    tied.target.pattern_path = layer.path;
-    tied.target.layer = layer.seat;
-    tied.target.tied_to = owner;
-    plan_.targets.push_back(std::move(tied));
-    note_target(plan_.targets.size() - 1);
-    const PlannedTarget& first = plan_.targets[owner];
-    const auto value =
-        values_.find(join_path(first.target.file_prefix, file_name(first)));
-    stand_on(layer, tensor, value->second);
   }
 
   InjectionPlan& plan_;
@@ -359,6 +339,11 @@ class Planner {
 };
 
 }  // namespace
+
+WeightLayout with_rows(WeightLayout layout, std::int64_t rows) {
+  (layout.form == Form::table ? layout.inputs : layout.outputs) = rows;
+  return layout;
+}
 
 bool has_values_of(const at::Tensor& base, const at::Tensor& value) {
   if (base.sizes() != value.sizes() || value.layout() != at::kStrided ||

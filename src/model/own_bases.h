@@ -27,6 +27,9 @@ void plan_own_bases(
 /// Gives each target of the method the adapter's own copy of what it stands on.
 void link_own_bases(std::vector<Target>& targets);
 
+/// The layout of a table or matrix with another number of rows.
+WeightLayout with_rows(WeightLayout layout, std::int64_t rows);
+
 /// Whether `value` is `base` in the dtype of one of the two.
 bool has_values_of(const at::Tensor& base, const at::Tensor& value);
 

@@ -49,4 +49,12 @@ void plan_biases(Planning& planning);
 /// Weights that two layers share.
 void plan_ties(Planning& planning);
 
+/// What `owner`, the plan's target number `index`, is at another layer that
+/// reads its tensor.
+PlannedTarget tied_at(
+    const PlannedTarget& owner,
+    std::size_t index,
+    const HostedLayer& layer,
+    const HostedTensor& tensor);
+
 }  // namespace peft::detail

@@ -131,15 +131,7 @@ class TiePlanner {
               "', and this kind of adapter has no form for a head; plain LoRA "
               "has"));
     }
-    PlannedTarget tied{tensor, owner.target, owner.method};
-    tied.target.layer_path = layer.path;
-    tied.target.layer_type = layer.type;
-    tied.target.tensor_name = tensor.name;
-    tied.target.file_prefix = layer.path;
-    tied.target.pattern_path = layer.path;
-    tied.target.layer = layer.seat;
-    tied.target.holders.clear();
-    tied.target.tied_to = i;
+    PlannedTarget tied = tied_at(owner, i, layer, tensor);
     tied.target.is_written = owner.target.role != Role::token_rows;
     targets().push_back(std::move(tied));
     tied_any_ = true;
@@ -199,6 +191,23 @@ class TiePlanner {
 };
 
 }  // namespace
+
+PlannedTarget tied_at(
+    const PlannedTarget& owner,
+    std::size_t index,
+    const HostedLayer& layer,
+    const HostedTensor& tensor) {
+  PlannedTarget tied{tensor, owner.target, owner.method};
+  tied.target.layer_path = layer.path;
+  tied.target.layer_type = layer.type;
+  tied.target.tensor_name = tensor.name;
+  tied.target.file_prefix = layer.path;
+  tied.target.pattern_path = layer.path;
+  tied.target.layer = layer.seat;
+  tied.target.holders.clear();
+  tied.target.tied_to = index;
+  return tied;
+}
 
 void plan_ties(Planning& planning) {
   TiePlanner(planning).run();

@@ -15,6 +15,7 @@
 #include "model/attach.h"
 #include "model/expert_order.h"
 #include "model/own_bases.h"
+#include "model/plan_again.h"
 #include "model/residence.h"
 
 namespace peft::detail {
@@ -38,44 +39,6 @@ bool same_shapes(const Target& a, const Target& b) {
       });
 }
 
-// The layout of the layer's own weight, where an adapter's copy has other rows.
-WeightLayout layer_layout(const Target& target) {
-  WeightLayout layout = target.layout;
-  if (!target.tied_to && target.attachment->layout) {
-    const std::int64_t rows = target.base.size(0);
-    (layout.form == WeightLayout::Form::table ? layout.inputs
-                                              : layout.outputs) = rows;
-  }
-  return layout;
-}
-
-// A target as if it were to be injected once more.
-PlannedTarget plan_again(
-    const Target& target,
-    std::shared_ptr<const Method> method) {
-  PlannedTarget planned{
-      .hosted =
-          {.name = target.tensor_name,
-           .base = target.base,
-           .layout = layer_layout(target),
-           .is_training = target.attachment->is_training},
-      .target = target,
-      .method = std::move(method)};
-  planned.target.own_base = at::Tensor();
-  if (target.bias) {
-    planned.bias = {
-        {.base = target.bias->base()}, *target.bias_attachment->bias_rows};
-  }
-  return planned;
-}
-
-void stay_on_own_base(PlannedTarget& planned, const Target& target) {
-  planned.target.own_base = target.own_base;
-  if (!target.tied_to) {
-    planned.own_layout = target.attachment->layout;
-  }
-}
-
 // An optimiser may hold them.
 void keep_tensors(const Target& target, Target& next) {
   const at::NoGradGuard no_grad;
@@ -92,52 +55,6 @@ void keep_tensors(const Target& target, Target& next) {
 }
 
 }  // namespace
-
-std::vector<MadeTarget> make_own_bases(
-    const AdapterRecord& record,
-    const Host& host,
-    const StateDict& weights) {
-  const c10::InferenceMode trainable_later(false);
-  Mistakes mistakes(
-      ErrorKind::shape,
-      concat("cannot load the state dict into adapter '", record.name, "'"));
-  InjectionPlan plan;
-  for (const Target& target : record.targets) {
-    plan.targets.push_back(plan_again(target, target.attachment->method));
-    stay_on_own_base(plan.targets.back(), target);
-  }
-  const std::size_t own = record.targets.size();
-  plan_own_bases(
-      plan,
-      host.layers(),
-      {.weights = &weights, .own_base_weights = record.own_base_weights},
-      mistakes);
-  for (std::size_t i = 0; i < own; ++i) {
-    const auto& layout = plan.targets[i].own_layout;
-    const bool changes = layout && !record.targets[i].tied_to &&
-        layout->describe() != record.targets[i].layout.describe();
-    if (changes ||
-        plan.targets[i].method != record.targets[i].attachment->method) {
-      mistakes.add(concat(
-          "'",
-          record.targets[i].layer_path,
-          "' is given with another number of rows than the adapter was made "
-          "for; load_adapter makes it with those of its file"));
-    }
-  }
-  mistakes.raise_if_any();
-  std::vector<MadeTarget> made;
-  for (std::size_t i = own; i < plan.targets.size(); ++i) {
-    const auto owner = plan.targets[i].target.tied_to;
-    made.push_back(
-        owner ? make_tied(std::move(plan.targets[i]), made.at(*owner - own))
-              : make_target(
-                    std::move(plan.targets[i]),
-                    false,
-                    {.autocast_adapter_dtype = record.autocast_dtype}));
-  }
-  return made;
-}
 
 Swap::Swap(
     AdapterRecord& record,

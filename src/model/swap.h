@@ -49,12 +49,4 @@ class Swap {
   std::vector<std::string> without_weights_;  // keys
 };
 
-/// Targets for parts of the base that `weights` holds and `record` does not,
-/// with their values still to come. Throws Error where the adapter's other
-/// tensors would have to change their shapes.
-std::vector<MadeTarget> make_own_bases(
-    const AdapterRecord& record,
-    const Host& host,
-    const StateDict& weights);
-
 }  // namespace peft::detail

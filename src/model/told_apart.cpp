@@ -32,8 +32,7 @@ bool share_all(const HostedLayer& a, const HostedLayer& b) {
     return false;
   }
   return a.tensors.size() > 1 && a.type == b.type &&
-      a.tensors.front().base.is_same(b.tensors.front().base) && is_foreign(a) &&
-      is_foreign(b) &&
+      a.tensors.front().base.is_same(b.tensors.front().base) && is_foreign(b) &&
       std::equal(
              a.tensors.begin(),
              a.tensors.end(),
@@ -69,6 +68,9 @@ std::set<std::string> told_apart(
   const auto layers = host.layers();
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const HostedLayer& layer = layers[i];
+    if (!is_foreign(layer)) {
+      continue;
+    }
     for (std::size_t j = i + 1; j < layers.size(); ++j) {
       if (share_all(layer, layers[j]) && is_stored(weights, layer.path) &&
           is_stored(weights, layers[j].path)) {
@@ -76,8 +78,7 @@ std::set<std::string> told_apart(
       }
     }
     for (const std::string& other : layer.others) {
-      if (!is_foreign(layer) || !is_stored(weights, layer.path) ||
-          !is_stored(weights, other)) {
+      if (!is_stored(weights, layer.path) || !is_stored(weights, other)) {
         continue;
       }
       apart.insert(other);
